@@ -1,0 +1,1 @@
+"""Cloud service: signed model repository over MQTT, rollouts, balena."""

@@ -1,0 +1,252 @@
+"""The schema: one set of tables for SQLite and PostgreSQL, and who may write each.
+
+A row from a device is known by (fleet, device, service, epoch, seq): its primary key, in whichever
+table its kind belongs to. Times are int64 ns of UTC. One service writes each table:
+
+    telemetry   frames, results, events, annotations, dead_letters, devices, services, ledgers
+    training    datasets, runs, models, blobs
+    delivery    rollouts, assignments, documents
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+ROW_KEY = ("fleet", "device", "service", "epoch", "seq")
+
+
+def _row_key() -> list[Column[str] | Column[int]]:
+    return [
+        Column("fleet", String(63), primary_key=True),
+        Column("device", String(63), primary_key=True),
+        Column("service", String(63), primary_key=True),
+        Column("epoch", String(32), primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    ]
+
+
+frames = Table(
+    "frames",
+    metadata,
+    *_row_key(),
+    Column("stream", String(63), nullable=False),
+    Column("t0_ns", BigInteger, nullable=False),
+    Column("t1_ns", BigInteger, nullable=False),
+    Column("mono_ns", BigInteger, nullable=False),
+    Column("boot", String(32), nullable=False),
+    Column("clock", String(16), nullable=False),
+    Column("rate_hz", Float, nullable=False),
+    Column("channels", Integer, nullable=False),
+    Column("samples", LargeBinary, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Index("frames_by_time", "fleet", "device", "stream", "t0_ns"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    *_row_key(),
+    Column("stream", String(63), nullable=False),
+    Column("slot", String(63), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("t0_ns", BigInteger, nullable=False),
+    Column("t1_ns", BigInteger, nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("label", String(200)),
+    Column("score", Float),
+    Column("latency_us", Float, nullable=False),
+    Column("valid", Boolean, nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Index("results_by_time", "fleet", "device", "slot", "t0_ns"),
+    Index("results_by_model", "fleet", "model", "version"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    *_row_key(),
+    Column("type", String(80), nullable=False),
+    Column("time", String(64), nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Index("events_by_type", "fleet", "type", "received_ns"),
+)
+
+annotations = Table(
+    "annotations",
+    metadata,
+    *_row_key(),
+    Column("about_device", String(63), nullable=False),
+    Column("stream", String(63), nullable=False),
+    Column("t0_ns", BigInteger, nullable=False),
+    Column("t1_ns", BigInteger, nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("annotator", String(200), nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Index("annotations_by_time", "fleet", "about_device", "stream", "t0_ns"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("device", String(63), nullable=False),
+    Column("service", String(63), nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("epoch", String(32)),
+    Column("seq", BigInteger),
+    Column("code", String(80), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("received_ns", BigInteger, nullable=False),
+    Index("dead_letters_by_log", "fleet", "device", "service", "epoch"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("first_seen_ns", BigInteger, nullable=False),
+)
+
+services = Table(
+    "services",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("service", String(63), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("session", String(200), nullable=False),
+    Column("status", JSON, nullable=False),
+    Column("status_ns", BigInteger, nullable=False),
+    Column("reported", JSON),
+    Column("reported_ns", BigInteger),
+)
+
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("service", String(63), primary_key=True),
+    Column("epoch", String(32), primary_key=True),
+    Column("produced", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("pending", BigInteger, nullable=False),
+    Column("withheld", BigInteger, nullable=False),
+    Column("dropped", JSON, nullable=False),
+    Column("reported_ns", BigInteger, nullable=False),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("query", JSON, nullable=False),
+    Column("summary", JSON, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("recipe", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("trigger", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("dataset", String(64)),
+    Column("progress", JSON, nullable=False),
+    Column("verdict", JSON),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+    Index("runs_by_state", "fleet", "state", "created_ns"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("run", String(32)),
+    Column("dataset", String(64)),
+    Column("metrics", JSON, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("slot", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+    Index("rollouts_by_state", "fleet", "state"),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("slot", String(63), primary_key=True),
+    Column("model", String(63)),
+    Column("version", BigInteger),
+    Column("rollout", String(32)),
+    Column("updated_ns", BigInteger, nullable=False),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+)

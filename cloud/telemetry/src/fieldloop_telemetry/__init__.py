@@ -1,0 +1,1 @@
+"""Cloud service: MQTT to the store, with acknowledgement."""

@@ -1,0 +1,1 @@
+"""Cloud service: dataset to Keras to int8 TFLite to gates to the registry."""

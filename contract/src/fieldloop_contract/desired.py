@@ -1,0 +1,40 @@
+"""`desired`: which model a device shall run, inside a signed TUF targets document.
+
+The document is `tuf.api.metadata.Metadata[Targets]`, signed by the `director` role that the fleet's
+top-level targets delegate (Uptane's idea): its `version` is monotonic for each device, it expires,
+its targets name the manifests, and its unrecognised field `fieldloop` holds what is defined here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fieldloop_contract import CONTRACT_VERSION
+from fieldloop_contract.ids import Id, Sha256
+from fieldloop_contract.messages import Message, ModelRef
+
+DIRECTOR_ROLE = "director"
+FIELD = "fieldloop"
+
+
+class SlotOrder(Message):
+    """What one slot shall run, and which stream feeds each of the model's inputs.
+
+    `lift` names digests whose blacklisting on this device is lifted; nothing else lifts it.
+    """
+
+    model: ModelRef | None = None
+    streams: dict[Id, Id] = Field(default_factory=dict, max_length=16)
+    lift: list[Sha256] = Field(default_factory=list, max_length=16)
+
+
+class Desired(Message):
+    """The order for one device."""
+
+    v: Literal[1] = CONTRACT_VERSION
+    fleet: Id
+    device: Id
+    slots: dict[Id, SlotOrder] = Field(default_factory=dict, max_length=16)
+    recalled: list[Sha256] = Field(default_factory=list, max_length=1_000)

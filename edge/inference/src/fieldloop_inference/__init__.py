@@ -1,0 +1,1 @@
+"""Edge service: log to windows to model slots to results."""

@@ -1,0 +1,1 @@
+"""Edge service: sensors to frames to the log."""

@@ -1,0 +1,1 @@
+"""Windows, TFLite runners, golden check, drift sketches."""

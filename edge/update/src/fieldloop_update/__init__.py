@@ -1,0 +1,1 @@
+"""Signed metadata and chunks: mirror, verify, fetch."""

@@ -1,0 +1,1 @@
+"""Model recipes: architecture, windowing, gates, model card."""
