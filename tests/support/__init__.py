@@ -1,0 +1,1 @@
+"""What tests share: real servers, real processes, and the ways to break them."""
