@@ -1,4 +1,4 @@
-"""A real mosquitto on a free port, in a temporary folder, that can be killed, wiped and restarted."""
+"""A real mosquitto on a free port, in a temporary folder: killed, wiped, restarted at will."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Result(Message):
 
 
 class Event(Message):
-    """What happened, with the attributes of CloudEvents 1.0 (`source` is `fleet/device/service`).
+    """What happened, as CloudEvents 1.0; `source` is `fleet/device/service`."""
 
     specversion: Literal["1.0"] = "1.0"
     id: Text

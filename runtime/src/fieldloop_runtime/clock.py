@@ -1,4 +1,4 @@
-"""What the machine knows of time: boot id, wall and monotonic clock, and whether to believe them."""
+"""What the machine knows of time: boot id, both clocks, and whether to believe them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The life of a process: signals, supervised threads, exit codes.
 
 Owns the stop event and the reason for ending. A thread that dies ends the process, so that a
-supervisor (balena, compose, systemd) starts a whole one again, rather than half a service living on.
+supervisor (balena, compose, systemd) starts a whole one again instead of half a service living on.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run(service: str, body: Callable[[Life], None]) -> int:
     try:
         body(life)
     except FixConfiguration as error:
-        print(f"{service}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{service}: {error}\n")
         return ExitCode.CONFIGURATION
     except RetryLater as error:
         journal.error("service.ended", code=error.code, error=str(error))

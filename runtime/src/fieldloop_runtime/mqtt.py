@@ -2,8 +2,8 @@
 
 paho's thread puts immutable events on a bounded queue and does nothing else; its callbacks never
 raise. A supervising thread connects, waits, and connects again with full jitter, each time with a
-new paho client, so that nothing that paho queued in memory survives a connection: what is sent again
-is decided by the owner, from its log. `publish` while offline is refused rather than queued.
+new paho client, so that nothing that paho queued in memory survives a connection: what is sent
+again is decided by the owner, from its log. `publish` while offline is refused, not queued.
 
 `Connected` comes after the broker has granted all subscriptions. MQTT says nothing where an access
 list denies a publication; so "sent" never means "arrived", and only the cloud's `ack` counts.
