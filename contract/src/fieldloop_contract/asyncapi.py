@@ -128,7 +128,7 @@ def document() -> dict[str, Any]:
             ("service", "id of the service: ingestion, inference, labels"),
         )
     }
-    models = [*_ROWS.values(), *_DOCUMENTS.values(), Desired, Manifest]
+    models: list[type[BaseModel]] = [*_ROWS.values(), *_DOCUMENTS.values(), Desired, Manifest]
     _, definitions = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -361,6 +362,13 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.20} is not a finite number")
+    return value
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -387,7 +395,10 @@ def load_json(payload: bytes, bytes_max: int = BATCH_BYTES_MAX) -> Any:
         raise LimitExceeded(f"a message of {len(payload)} bytes", code="json.bytes")
     try:
         document = json.loads(
-            payload.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
+            payload.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite_float,
+            object_pairs_hook=_no_duplicates,
         )
     except (ValueError, RecursionError) as error:
         raise MalformedMessage(f"not JSON: {error!s:.120}", code="json.syntax") from error

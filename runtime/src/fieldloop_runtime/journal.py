@@ -41,19 +41,19 @@ class Journal:
         self._logger = logging.getLogger(f"fieldloop.{name}")
         self.name = name
 
-    def debug(self, event: str, **fields: Any) -> None:
+    def debug(self, event: str, /, **fields: Any) -> None:
         """For developers; off by default."""
         self._logger.debug(event, extra={"fields": fields})
 
-    def info(self, event: str, **fields: Any) -> None:
+    def info(self, event: str, /, **fields: Any) -> None:
         """A change of state."""
         self._logger.info(event, extra={"fields": fields})
 
-    def warning(self, event: str, **fields: Any) -> None:
+    def warning(self, event: str, /, **fields: Any) -> None:
         """Something was refused, dropped or put off; it was counted too."""
         self._logger.warning(event, extra={"fields": fields})
 
-    def error(self, event: str, *, trace: bool = False, **fields: Any) -> None:
+    def error(self, event: str, /, *, trace: bool = False, **fields: Any) -> None:
         """Somebody has to look."""
         self._logger.error(event, exc_info=trace, extra={"fields": fields})
 

@@ -1,0 +1,89 @@
+# Everything runs in a tool environment of this folder; nothing is installed globally.
+#
+#   make demo                 the whole loop on this machine, on real data (ARGS="--once --summary demo.json")
+#   make test                 the tests
+#   make check                lint, types, import rules, locks, generated documents
+
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+UV := .tools/bin/uv
+RUN := $(VENV)/bin
+MEMBERS := $(shell sed -n '/^members = \[/,/^\]/s/^ *"\(.*\)",/\1/p' pyproject.toml)
+SOURCES := $(MEMBERS:%=%/src)
+ARGS ?=
+RUNS ?= 1000
+export UV_PYTHON_DOWNLOADS = never
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# uv brings its own certificates; behind a company's proxy the system's are the right ones.
+export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
+
+.PHONY: help demo test check lint types imports locks-fresh docs docs-fresh alone format lock bench torture clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 with venv (Debian: apt-get install python3.11-venv), or say make PYTHON=..."; exit 1; }
+	@echo "== making the tool environment"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/pip install --quiet --require-hashes -r locks/tools.txt
+
+$(VENV)/.ready: $(UV) locks/dev.txt pyproject.toml $(MEMBERS:%=%/pyproject.toml)
+	@echo "== installing the locked packages (TensorFlow is large: some minutes the first time)"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@$(UV) pip install --quiet --python $(RUN)/python --require-hashes -r locks/dev.txt
+	@$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
+	@touch $@
+
+demo: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo $(ARGS)
+
+test: $(VENV)/.ready
+	@$(RUN)/pytest -q $(ARGS)
+
+check: lint types imports locks-fresh docs-fresh
+	@echo "== all checks passed"
+
+lint: $(VENV)/.ready
+	@echo "== ruff"
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+
+types: $(VENV)/.ready
+	@echo "== mypy --strict"
+	@$(RUN)/mypy $(SOURCES)
+
+imports: $(VENV)/.ready
+	@echo "== import rules"
+	@$(RUN)/lint-imports
+
+locks-fresh: $(VENV)/.ready
+	@echo "== locks"
+	@$(RUN)/python tools/lock.py --uv $(UV) --check
+
+docs: $(VENV)/.ready
+	@$(RUN)/python tools/docs.py
+
+docs-fresh: $(VENV)/.ready
+	@echo "== generated documents"
+	@$(RUN)/python tools/docs.py --check
+
+alone: $(VENV)/.ready
+	@$(RUN)/python tools/alone.py --uv $(UV)
+
+format: $(VENV)/.ready
+	@$(RUN)/ruff check --fix .
+	@$(RUN)/ruff format .
+
+lock: $(UV)
+	@$(PYTHON) tools/lock.py --uv $(UV)
+
+bench: $(VENV)/.ready
+	@$(RUN)/python -m benchmarks $(ARGS)
+
+torture: $(VENV)/.ready
+	@$(RUN)/python tests/crash/ingestion/torture.py --runs $(RUNS)
+
+clean:
+	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
