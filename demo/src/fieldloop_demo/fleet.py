@@ -1,0 +1,198 @@
+"""The demo's services and devices as processes, and the folders they work in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop_contract.errors import FieldloopError
+from fieldloop_demo.processes import Processes
+from fieldloop_demo.recordings import CHANNELS, RATE_HZ, UNITS, Recording
+
+FLEET, STREAM, SLOT, MODEL = "demo", "imu", "main", "activity"
+FRAME_SAMPLES = 50
+
+
+@dataclass(slots=True)
+class Device:
+    """One device of the fleet: the subject who wears it, its recordings, its drop folder."""
+
+    id: str
+    folder: Path
+    train: list[Recording]
+    held_out: list[Recording]
+    dropped: int = 0
+    traffic: bool = False
+    files: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, purpose: str, recording: Recording) -> str:
+        """Put a recording where the ingestion service looks; returns the file's name.
+
+        Written under another name first, so that the service never sees half a file.
+        """
+        name = f"{self.dropped:05d}-{purpose}-{recording.name}.npz"
+        folder = self.folder / "drop"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_npz(folder / name, recording.samples)
+        self.dropped += 1
+        self.files[name] = recording.label
+        return name
+
+
+def _write_npz(path: Path, samples: NDArray[np.float32]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, samples=samples)
+    os.replace(part, path)
+
+
+def profile(speed: float, drop: Path) -> str:
+    """The device profile of the ingestion service; YAML is a superset of JSON."""
+    document = {
+        "streams": [
+            {
+                "id": STREAM,
+                "rate_hz": RATE_HZ,
+                "channels": [
+                    {"name": name, "unit": unit} for name, unit in zip(CHANNELS, UNITS, strict=True)
+                ],
+            }
+        ],
+        "sources": [
+            {
+                "type": "replay",
+                "stream": STREAM,
+                "path": str(drop),
+                "watch": True,
+                "speed": speed,
+                "frame_samples": FRAME_SAMPLES,
+            }
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+class Services:
+    """Starts the services with their settings.
+
+    Args:
+        root: folder of this run.
+        port: of the broker.
+        speed: of the replay, in times of real time.
+    """
+
+    def __init__(self, root: Path, port: int, speed: float, processes: Processes) -> None:
+        self.root = root
+        self.store_url = f"sqlite:///{root / 'cloud' / 'store.sqlite'}"
+        self._processes = processes
+        self._speed = speed
+        self._mqtt = {
+            "FIELDLOOP_MQTT_HOST": "127.0.0.1",
+            "FIELDLOOP_MQTT_PORT": str(port),
+            "FIELDLOOP_MQTT_RECONNECT_CAP_S": "3",
+        }
+        (root / "cloud").mkdir(parents=True, exist_ok=True)
+
+    def _cloud(self) -> dict[str, str]:
+        return self._mqtt | {"FIELDLOOP_FLEET": FLEET, "FIELDLOOP_STORE_URL": self.store_url}
+
+    def _run(self, name: str, module: str, environ: dict[str, str], *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *(arguments or ("run",))]
+        self._processes.start(name, command, environ)
+
+    def telemetry(self) -> None:
+        """Start telemetry."""
+        self._run("telemetry", "fieldloop_telemetry", self._cloud())
+
+    def training(self, recipe_settings: dict[str, object]) -> None:
+        """Start training."""
+        environ = self._cloud() | {
+            "FIELDLOOP_DATASETS_DIR": str(self.root / "cloud" / "datasets"),
+            "FIELDLOOP_MODEL": MODEL,
+            "FIELDLOOP_RECIPE": "activity_cnn",
+            "FIELDLOOP_STREAM": STREAM,
+            "FIELDLOOP_MIN_ANNOTATIONS": "20",
+            "FIELDLOOP_QUIET_S": "1.5",
+            "FIELDLOOP_RECIPE_SETTINGS": json.dumps(recipe_settings),
+        }
+        self._run("training", "fieldloop_training", environ)
+
+    def delivery(self) -> None:
+        """Make the fleet's keys and start delivery."""
+        policy = {
+            "deployments": [
+                {
+                    "slot": SLOT,
+                    "model": MODEL,
+                    "streams": {STREAM: STREAM},
+                    "devices": ["subject-*"],
+                    "waves": [{"count": 1}, {"percent": 100}],
+                }
+            ]
+        }
+        policy_path = self.root / "cloud" / "deployments.json"
+        policy_path.write_text(json.dumps(policy, indent=2), encoding="utf-8")
+        environ = self._cloud() | {
+            "FIELDLOOP_REPOSITORY_DIR": str(self.root / "cloud" / "repository"),
+            "FIELDLOOP_DEPLOYMENTS": str(policy_path),
+        }
+        self._run("delivery", "fieldloop_delivery", environ)
+
+    def device(self, device: Device) -> None:
+        """Start a device's two services, which share nothing but its folder."""
+        device.folder.mkdir(parents=True, exist_ok=True)
+        profile_path = device.folder / "profile.yaml"
+        profile_path.write_text(profile(self._speed, device.folder / "drop"), encoding="utf-8")
+        (device.folder / "drop").mkdir(exist_ok=True)
+        environ = self._mqtt | {
+            "FIELDLOOP_FLEET": FLEET,
+            "FIELDLOOP_DEVICE": device.id,
+            "FIELDLOOP_TRUST_CLOCK": "true",
+        }
+        ingestion_log = str(device.folder / "ingestion.sqlite")
+        self._run(
+            f"{device.id}-ingestion",
+            "fieldloop_ingestion",
+            environ | {"FIELDLOOP_LOG_PATH": ingestion_log, "FIELDLOOP_PROFILE": str(profile_path)},
+        )
+        self._run(
+            f"{device.id}-inference",
+            "fieldloop_inference",
+            environ
+            | {
+                "FIELDLOOP_LOG_PATH": str(device.folder / "inference.sqlite"),
+                "FIELDLOOP_INPUT_PATH": ingestion_log,
+                "FIELDLOOP_UPDATE_DIR": str(device.folder / "update"),
+                "FIELDLOOP_ROOT_FILE": str(self.root / "cloud" / "root.json"),
+            },
+        )
+
+
+def choose(recordings: list[Recording], subjects: list[int], folder: Path) -> list[Device]:
+    """One device for each subject: one arm to learn from, the other never seen by any training.
+
+    The learnt arm alternates, so that the model meets both sides; whichever it is, the other one is
+    held out.
+    """
+    devices: list[Device] = []
+    for index, subject in enumerate(subjects):
+        learnt = "right" if index % 2 == 0 else "left"
+        own = [r for r in recordings if r.subject == subject]
+        if not own:
+            raise FieldloopError(f"no recordings of subject {subject}", code="demo.subject")
+        name = f"subject-{subject}"
+        devices.append(
+            Device(
+                id=name,
+                folder=folder / name,
+                train=[r for r in own if r.arm == learnt],
+                held_out=[r for r in own if r.arm != learnt],
+            )
+        )
+    return devices
