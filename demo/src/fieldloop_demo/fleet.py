@@ -100,7 +100,7 @@ class Services:
         (root / "cloud").mkdir(parents=True, exist_ok=True)
 
     def _cloud(self) -> dict[str, str]:
-        return self._mqtt | {"FIELDLOOP_FLEET": FLEET, "FIELDLOOP_STORE_URL": self.store_url}
+        return {"FIELDLOOP_FLEET": FLEET, "FIELDLOOP_STORE_URL": self.store_url}
 
     def _run(self, name: str, module: str, environ: dict[str, str], *arguments: str) -> None:
         command = [sys.executable, "-m", module, *(arguments or ("run",))]
@@ -108,7 +108,8 @@ class Services:
 
     def telemetry(self) -> None:
         """Start telemetry."""
-        self._run("telemetry", "fieldloop_telemetry", self._cloud())
+        environ = self._mqtt | {"FIELDLOOP_FLEETS": FLEET, "FIELDLOOP_STORE_URL": self.store_url}
+        self._run("telemetry", "fieldloop_telemetry", environ)
 
     def training(self, recipe_settings: dict[str, object]) -> None:
         """Start training."""
@@ -126,52 +127,62 @@ class Services:
     def delivery(self) -> None:
         """Make the fleet's keys and start delivery."""
         policy = {
-            "deployments": [
+            "slots": [
                 {
                     "slot": SLOT,
                     "model": MODEL,
                     "streams": {STREAM: STREAM},
                     "devices": ["subject-*"],
                     "waves": [{"count": 1}, {"percent": 100}],
+                    "gates": {"windows_min": 20, "quorum": 1.0, "wait_s_max": 180},
                 }
             ]
         }
         policy_path = self.root / "cloud" / "deployments.json"
         policy_path.write_text(json.dumps(policy, indent=2), encoding="utf-8")
-        environ = self._cloud() | {
-            "FIELDLOOP_REPOSITORY_DIR": str(self.root / "cloud" / "repository"),
-            "FIELDLOOP_DEPLOYMENTS": str(policy_path),
-        }
+        environ = (
+            self._mqtt
+            | self._cloud()
+            | {
+                "FIELDLOOP_REPOSITORY_DIR": str(self.root / "cloud" / "repository"),
+                "FIELDLOOP_DEPLOYMENTS": str(policy_path),
+            }
+        )
         self._run("delivery", "fieldloop_delivery", environ)
 
     def device(self, device: Device) -> None:
         """Start a device's two services, which share nothing but its folder."""
-        device.folder.mkdir(parents=True, exist_ok=True)
-        profile_path = device.folder / "profile.yaml"
-        profile_path.write_text(profile(self._speed, device.folder / "drop"), encoding="utf-8")
-        (device.folder / "drop").mkdir(exist_ok=True)
-        environ = self._mqtt | {
-            "FIELDLOOP_FLEET": FLEET,
-            "FIELDLOOP_DEVICE": device.id,
-            "FIELDLOOP_TRUST_CLOCK": "true",
-        }
-        ingestion_log = str(device.folder / "ingestion.sqlite")
-        self._run(
-            f"{device.id}-ingestion",
-            "fieldloop_ingestion",
-            environ | {"FIELDLOOP_LOG_PATH": ingestion_log, "FIELDLOOP_PROFILE": str(profile_path)},
-        )
+        self.ingestion(device)
         self._run(
             f"{device.id}-inference",
             "fieldloop_inference",
-            environ
+            self._edge(device)
             | {
                 "FIELDLOOP_LOG_PATH": str(device.folder / "inference.sqlite"),
-                "FIELDLOOP_INPUT_PATH": ingestion_log,
+                "FIELDLOOP_INPUT_PATH": str(device.folder / "ingestion.sqlite"),
                 "FIELDLOOP_UPDATE_DIR": str(device.folder / "update"),
                 "FIELDLOOP_ROOT_FILE": str(self.root / "cloud" / "root.json"),
             },
         )
+
+    def ingestion(self, device: Device) -> None:
+        """Start a device's ingestion service alone."""
+        drop = device.folder / "drop"
+        drop.mkdir(parents=True, exist_ok=True)
+        profile_path = device.folder / "profile.yaml"
+        profile_path.write_text(profile(self._speed, drop), encoding="utf-8")
+        environ = self._edge(device) | {
+            "FIELDLOOP_LOG_PATH": str(device.folder / "ingestion.sqlite"),
+            "FIELDLOOP_PROFILE": str(profile_path),
+        }
+        self._run(f"{device.id}-ingestion", "fieldloop_ingestion", environ)
+
+    def _edge(self, device: Device) -> dict[str, str]:
+        return self._mqtt | {
+            "FIELDLOOP_FLEET": FLEET,
+            "FIELDLOOP_DEVICE": device.id,
+            "FIELDLOOP_TRUST_CLOCK": "true",
+        }
 
 
 def choose(recordings: list[Recording], subjects: list[int], folder: Path) -> list[Device]:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from fieldloop_store.rollouts import RolloutRow, list_rollouts
+from typing import Any
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.messages import Annotation
@@ -23,6 +22,7 @@ from fieldloop_runtime.settings import MqttSettings
 from fieldloop_store.engine import Store
 from fieldloop_store.ledger import Books, books
 from fieldloop_store.registry import ModelRow
+from fieldloop_store.rollouts import RolloutRow, list_rollouts
 
 _POLL_S = 0.25
 _STAGE_TIMEOUT_S = 240.0
@@ -230,7 +230,7 @@ class Story:
         self._wait(rolled_out)
         self.outcome.rollouts.append(state[0])
         self._set_traffic(devices, False)
-        waves = " then ".join(str(len(w)) for w in _waves(state[0]))
+        waves = " then ".join(str(size) for size in _waves(state[0]))
         self._screen.end(
             f"version {row.version} signed, verified, tried and active on {len(devices)} devices"
             + (f" (waves of {waves})" if waves else "")
@@ -378,9 +378,14 @@ def settled(book: Books) -> bool:
     )
 
 
-def _progress(state: str, progress: dict[str, object]) -> str:
-    shown = [f"{key} {value}" for key, value in progress.items() if key != "curves"]
-    return " ".join([state, *shown])[:90]
+def _progress(state: str, progress: dict[str, Any]) -> str:
+    """A run's progress in a few words."""
+    words = [state, str(progress.get("stage", ""))]
+    if "epoch" in progress:
+        words.append(f"epoch {progress['epoch']} of {progress.get('epochs', '?')}")
+    if isinstance(progress.get("accuracy"), float):
+        words.append(f"accuracy {progress['accuracy']:.2f}")
+    return " ".join(words)
 
 
 def _percent(metrics: dict[str, dict[str, float]], name: str) -> str:
@@ -388,5 +393,7 @@ def _percent(metrics: dict[str, dict[str, float]], name: str) -> str:
     return "not measured" if value is None else f"{value:.1%}"
 
 
-def _waves(row: RolloutRow) -> list[list[str]]:
-    return [list(wave.get("devices", [])) for wave in row.document.get("waves", [])]
+def _waves(row: RolloutRow) -> list[int]:
+    """How many devices each wave touched."""
+    waves = [touch[1] for touch in row.document.get("touched", [])]
+    return [waves.count(number) for number in sorted(set(waves))]
