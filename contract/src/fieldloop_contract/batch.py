@@ -54,7 +54,7 @@ _FLOAT32_LE = 85
 _CODEC_RAW, _CODEC_SHUFFLE_ZSTD = 0, 1
 _COMPRESS_PAYS_BELOW = 0.95
 _CLOCKS = (Clock.UNKNOWN, Clock.SYNCHRONISED, Clock.HELD)
-_EPOCH = re.compile(EPOCH_PATTERN)
+_EPOCH = re.compile(EPOCH_PATTERN.removesuffix("$") + r"\Z")  # `$` would let a newline pass
 RowT = TypeVar("RowT")
 
 

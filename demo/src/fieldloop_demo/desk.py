@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fieldloop_buffer import Entry, Kind, Log, LogSettings, Uplink, UplinkSettings
 from fieldloop_contract.errors import RetryLater
-from fieldloop_contract.messages import Annotation, Reported, SeqRanges, Want
+from fieldloop_contract.messages import Annotation, Reported
 from fieldloop_runtime.mqtt import Connected, Session
 from fieldloop_runtime.presence import Presence
 from fieldloop_runtime.settings import MqttSettings
@@ -43,8 +43,7 @@ class Desk:
 
     def step(self) -> None:
         """Commit, apply what the cloud has acknowledged, and report the desk's own books."""
-        for order in self._uplink.take_orders():
-            _apply(self._log, order)
+        self._log.apply(self._uplink.take_orders())
         self._log.commit(force=True)
         while (event := self._control.poll()) is not None:
             if isinstance(event, Connected):
@@ -53,7 +52,7 @@ class Desk:
         report = Reported(
             session=self._presence.session_id,
             ledgers=self._log.ledgers(),
-            counters={"uplink_bytes_sent": self._uplink.bytes_sent},
+            counters={"bytes_sent": self._uplink.bytes_sent},
         )
         self._presence.report(self._control, report, time.monotonic())
 
@@ -62,10 +61,3 @@ class Desk:
         self._control.stop(goodbye=self._presence.will())
         self._uplink.stop()
         self._log.close()
-
-
-def _apply(log: Log, order: SeqRanges) -> None:
-    if isinstance(order, Want):
-        log.want(order.epoch, order.ranges)
-    else:
-        log.acknowledge(order.epoch, order.ranges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,8 @@ def profile(speed: float, drop: Path) -> str:
         ],
         "sources": [
             {
-                "type": "replay",
+                "id": "recordings",
+                "kind": "replay",
                 "stream": STREAM,
                 "path": str(drop),
                 "watch": True,
@@ -138,16 +140,14 @@ class Services:
                 }
             ]
         }
-        policy_path = self.root / "cloud" / "deployments.json"
+        policy_path = self.root / "cloud" / "policy.json"
         policy_path.write_text(json.dumps(policy, indent=2), encoding="utf-8")
-        environ = (
-            self._mqtt
-            | self._cloud()
-            | {
-                "FIELDLOOP_REPOSITORY_DIR": str(self.root / "cloud" / "repository"),
-                "FIELDLOOP_DEPLOYMENTS": str(policy_path),
-            }
-        )
+        folder = str(self.root / "cloud" / "delivery")
+        _call("keys", "init", "--fleet", FLEET, "--dir", folder)
+        root_file = self.root / "cloud" / "root.json"
+        root_file.write_bytes(_call("root", "--dir", folder))
+        environ = self._mqtt | self._cloud()
+        environ |= {"FIELDLOOP_DIR": folder, "FIELDLOOP_POLICY": str(policy_path)}
         self._run("delivery", "fieldloop_delivery", environ)
 
     def device(self, device: Device) -> None:
@@ -183,6 +183,15 @@ class Services:
             "FIELDLOOP_DEVICE": device.id,
             "FIELDLOOP_TRUST_CLOCK": "true",
         }
+
+
+def _call(*arguments: str) -> bytes:
+    """Run a command of delivery to its end; returns what it prints."""
+    command = [sys.executable, "-m", "fieldloop_delivery", *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    if done.returncode:
+        raise FieldloopError(f"delivery {arguments[0]} failed: {done.stderr.decode()[-500:]}")
+    return done.stdout
 
 
 def choose(recordings: list[Recording], subjects: list[int], folder: Path) -> list[Device]:

@@ -115,6 +115,12 @@ def test_a_seq_outside_its_range_is_refused(seq):
     assert [r.seq for r in batch.rows] == [2]
 
 
+def test_an_epoch_with_a_newline_behind_it_is_refused():
+    payload = edited([simple(1)], lambda d: d.__setitem__("epoch", EPOCH + "\n"))
+    with pytest.raises(MalformedMessage):
+        decode_frames(payload)
+
+
 def test_a_batch_over_its_size_is_refused_before_it_is_parsed():
     with pytest.raises(LimitExceeded):
         decode_frames(b"\x00" * (BATCH_BYTES_MAX + 1))

@@ -3,12 +3,13 @@
 A row from a device is known by (fleet, device, service, epoch, seq): its primary key, in whichever
 table its kind belongs to. Times are int64 ns of UTC. One service writes each table:
 
-    telemetry   frames, results, events, annotations, dead_letters, devices, services, ledgers
+    telemetry   frames, samples, results, events, annotations, dead_letters, dead_letter_overflow,
+                devices, services, ledgers
     training    datasets, runs, models, blobs
     delivery    rollouts, assignments, documents
-"""
 
-from __future__ import annotations
+The migrations in `migrations/versions` make these tables; a test holds the two equal.
+"""
 
 from sqlalchemy import (
     JSON,
@@ -40,23 +41,29 @@ def _row_key() -> list[Column[str] | Column[int]]:
     ]
 
 
-frames = Table(
-    "frames",
-    metadata,
-    *_row_key(),
-    Column("stream", String(63), nullable=False),
-    Column("t0_ns", BigInteger, nullable=False),
-    Column("t1_ns", BigInteger, nullable=False),
-    Column("mono_ns", BigInteger, nullable=False),
-    Column("boot", String(32), nullable=False),
-    Column("clock", String(16), nullable=False),
-    Column("rate_hz", Float, nullable=False),
-    Column("channels", Integer, nullable=False),
-    Column("samples", LargeBinary, nullable=False),
-    Column("digest", LargeBinary(8), nullable=False),
-    Column("received_ns", BigInteger, nullable=False),
-    Index("frames_by_time", "fleet", "device", "stream", "t0_ns"),
-)
+def _raw_table(name: str) -> Table:
+    """Raw data, as it was measured: `frames` by policy `all`, `samples` by policy `selected`."""
+    return Table(
+        name,
+        metadata,
+        *_row_key(),
+        Column("stream", String(63), nullable=False),
+        Column("t0_ns", BigInteger, nullable=False),
+        Column("t1_ns", BigInteger, nullable=False),
+        Column("mono_ns", BigInteger, nullable=False),
+        Column("boot", String(32), nullable=False),
+        Column("clock", String(16), nullable=False),
+        Column("rate_hz", Float, nullable=False),
+        Column("channels", Integer, nullable=False),
+        Column("samples", LargeBinary, nullable=False),
+        Column("digest", LargeBinary(8), nullable=False),
+        Column("received_ns", BigInteger, nullable=False),
+        Index(f"{name}_by_time", "fleet", "device", "stream", "t0_ns"),
+    )
+
+
+frames = _raw_table("frames")
+samples = _raw_table("samples")
 
 results = Table(
     "results",
@@ -86,7 +93,7 @@ events = Table(
     metadata,
     *_row_key(),
     Column("type", String(80), nullable=False),
-    Column("time", String(64), nullable=False),
+    Column("time", String(200), nullable=False),
     Column("document", JSON, nullable=False),
     Column("digest", LargeBinary(8), nullable=False),
     Column("received_ns", BigInteger, nullable=False),
@@ -104,26 +111,52 @@ annotations = Table(
     Column("label", String(200), nullable=False),
     Column("annotator", String(200), nullable=False),
     Column("confidence", Float, nullable=False),
+    Column("document", JSON),
     Column("digest", LargeBinary(8), nullable=False),
     Column("received_ns", BigInteger, nullable=False),
     Index("annotations_by_time", "fleet", "about_device", "stream", "t0_ns"),
 )
 
+# What was refused, with its reason. `epoch` is "" and `seq` 0 where they could not be read; `times`
+# counts how often the same bytes came. Bounded per device by `ingest`.
 dead_letters = Table(
     "dead_letters",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("fleet", String(63), nullable=False),
     Column("device", String(63), nullable=False),
     Column("service", String(63), nullable=False),
     Column("channel", String(16), nullable=False),
-    Column("epoch", String(32)),
-    Column("seq", BigInteger),
+    Column("epoch", String(32), nullable=False),
+    Column("seq", BigInteger, nullable=False),
     Column("code", String(80), nullable=False),
     Column("reason", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("digest", LargeBinary(8), nullable=False),
+    Column("times", BigInteger, nullable=False),
     Column("received_ns", BigInteger, nullable=False),
-    Index("dead_letters_by_log", "fleet", "device", "service", "epoch"),
+    Index(
+        "dead_letters_once",
+        "fleet",
+        "device",
+        "service",
+        "epoch",
+        "seq",
+        "channel",
+        "digest",
+        unique=True,
+    ),
+)
+
+# How many dead letters of a log did not fit the bound: counted, not kept.
+dead_letter_overflow = Table(
+    "dead_letter_overflow",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("service", String(63), primary_key=True),
+    Column("epoch", String(32), primary_key=True),
+    Column("letters", BigInteger, nullable=False),
 )
 
 devices = Table(

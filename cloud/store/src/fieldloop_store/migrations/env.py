@@ -1,0 +1,1 @@
+"""Nothing runs from here: `fieldloop_store.migrate` configures Alembic by itself."""

@@ -1,0 +1,1 @@
+"""One file for each migration, forward only. A released file is never changed."""

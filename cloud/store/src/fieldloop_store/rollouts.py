@@ -1,0 +1,193 @@
+"""Rollouts, assignments and signed orders: delivery's tables.
+
+Owns all reading and writing of `rollouts`, `assignments`, `documents`; only delivery writes them.
+Promises that one look's outcome is stored as a whole, so that a killed controller finds all of it
+or none. Keeps no state; any thread may call it. Time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from fieldloop_store.engine import Store, insert_into
+from fieldloop_store.schema import assignments, documents, rollouts
+
+ROLLOUTS_MAX = 1_000
+DEVICES_MAX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One rollout; `document` holds its whole state, figures and verdict."""
+
+    id: str
+    fleet: str
+    slot: str
+    model: str
+    version: int
+    state: str
+    document: dict[str, Any]
+    created_ns: int
+    updated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRow:
+    """What one slot of one device shall run; `model` None for nothing."""
+
+    device: str
+    slot: str
+    model: str | None
+    version: int | None
+    rollout: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """The last signed order of one device."""
+
+    device: str
+    version: int
+    payload: bytes
+
+
+def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[RolloutRow]:
+    """Rollouts, newest first, at most `ROLLOUTS_MAX`."""
+    r = rollouts.c
+    query = select(
+        r.id, r.fleet, r.slot, r.model, r.version, r.state, r.document, r.created_ns, r.updated_ns
+    ).where(r.fleet == fleet)
+    if slot is not None:
+        query = query.where(r.slot == slot)
+    with store.read() as connection:
+        rows = connection.execute(
+            query.order_by(r.created_ns.desc(), r.id.desc()).limit(ROLLOUTS_MAX)
+        ).all()
+    return [RolloutRow(*row) for row in rows]
+
+
+def list_assignments(store: Store, fleet: str) -> list[AssignmentRow]:
+    """What every slot of every device shall run."""
+    a = assignments.c
+    query = select(a.device, a.slot, a.model, a.version, a.rollout).where(a.fleet == fleet)
+    with store.read() as connection:
+        return [AssignmentRow(*row) for row in connection.execute(query.limit(DEVICES_MAX)).all()]
+
+
+def list_documents(store: Store, fleet: str) -> list[DocumentRow]:
+    """The last signed order of every device."""
+    d = documents.c
+    query = select(d.device, d.version, d.payload).where(d.fleet == fleet)
+    with store.read() as connection:
+        rows = connection.execute(query.limit(DEVICES_MAX)).all()
+    return [DocumentRow(device, version, bytes(payload)) for device, version, payload in rows]
+
+
+def save_look(
+    store: Store,
+    fleet: str,
+    *,
+    changed: Sequence[RolloutRow],
+    assigned: Sequence[AssignmentRow],
+    signed: Sequence[DocumentRow],
+    now_ns: int,
+) -> None:
+    """Store what one look came to, in one transaction.
+
+    Raises:
+        RetryLater: the database is away; nothing was stored.
+    """
+    with store.begin() as connection:
+        _save_rollouts(connection, changed)
+        _save_assignments(connection, fleet, assigned, now_ns)
+        _save_documents(connection, fleet, signed, now_ns)
+
+
+def _save_assignments(
+    connection: Connection, fleet: str, assigned: Sequence[AssignmentRow], now_ns: int
+) -> None:
+    if not assigned:
+        return
+    rows = [
+        {
+            "fleet": fleet,
+            "device": a.device,
+            "slot": a.slot,
+            "model": a.model,
+            "version": a.version,
+            "rollout": a.rollout,
+            "updated_ns": now_ns,
+        }
+        for a in assigned
+    ]
+    statement = insert_into(connection, assignments)
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["fleet", "device", "slot"],
+            set_={
+                "model": new.model,
+                "version": new.version,
+                "rollout": new.rollout,
+                "updated_ns": new.updated_ns,
+            },
+        ),
+        rows,
+    )
+
+
+def _save_documents(
+    connection: Connection, fleet: str, signed: Sequence[DocumentRow], now_ns: int
+) -> None:
+    if not signed:
+        return
+    rows = [
+        {
+            "fleet": fleet,
+            "device": d.device,
+            "version": d.version,
+            "payload": d.payload,
+            "updated_ns": now_ns,
+        }
+        for d in signed
+    ]
+    statement = insert_into(connection, documents)
+    new = statement.excluded
+    # A version never goes back: a second controller on the same store would lose here.
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["fleet", "device"],
+            set_={"version": new.version, "payload": new.payload, "updated_ns": new.updated_ns},
+            where=documents.c.version < new.version,
+        ),
+        rows,
+    )
+
+
+def _save_rollouts(connection: Connection, changed: Sequence[RolloutRow]) -> None:
+    for row in changed:
+        statement = insert_into(connection, rollouts).values(
+            id=row.id,
+            fleet=row.fleet,
+            slot=row.slot,
+            model=row.model,
+            version=row.version,
+            state=row.state,
+            document=row.document,
+            created_ns=row.created_ns,
+            updated_ns=row.updated_ns,
+        )
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["id"],
+                set_={
+                    "state": row.state,
+                    "document": row.document,
+                    "updated_ns": row.updated_ns,
+                },
+            )
+        )

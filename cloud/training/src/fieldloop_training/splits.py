@@ -1,0 +1,111 @@
+"""Splitting a dataset: what is held out, so that nothing leaks. Pure.
+
+The unit is a recording (one labelled span of one device), since windows of one recording are not
+independent. Where a device has at least four recordings of a label, one in four of them is held out
+whole. Where it has fewer, that would leave the device without the label, and teach the model that
+this device never shows it; there, each recording is split in time: its last quarter is held out,
+and windows that reach over the border are used for nothing. What a recording once was it stays, so
+that a later model is never compared with an earlier one on what only one of the two has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+HELD_SHARE = 0.25
+ONE_IN = 4
+
+
+class Part(StrEnum):
+    """Role of a recording: all for training, all held out, or its last quarter held out."""
+
+    TRAIN = "train"
+    HELD = "held"
+    TAIL = "tail"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What the split needs to know of a recording."""
+
+    key: str
+    device: str
+    label: str
+
+
+def assign(recordings: Sequence[Labelled], known: Mapping[str, Part]) -> dict[str, Part]:
+    """Give each recording its part.
+
+    Args:
+        known: parts given in earlier datasets; they stay.
+
+    Returns:
+        Part by key. Independent of the order of `recordings`.
+    """
+    parts = {r.key: known[r.key] for r in recordings if r.key in known}
+    groups: dict[tuple[str, str], list[str]] = {}
+    for recording in recordings:
+        groups.setdefault((recording.device, recording.label), []).append(recording.key)
+    for keys in groups.values():
+        fresh = sorted((k for k in keys if k not in parts), key=_rank)
+        whole = [k for k in keys if parts.get(k) is not Part.TAIL]
+        if len(whole) < ONE_IN:
+            parts.update((k, Part.TAIL) for k in fresh)
+            continue
+        wanted = len(whole) // ONE_IN - sum(parts.get(k) is Part.HELD for k in keys)
+        for at, key in enumerate(fresh):
+            parts[key] = Part.HELD if at < wanted else Part.TRAIN
+    return parts
+
+
+def _rank(key: str) -> bytes:
+    """An order that depends on nothing but the recording itself."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A window's place in time, in ns, and the span of its recording's windows."""
+
+    t0_ns: int
+    t1_ns: int
+    first_ns: int
+    last_ns: int
+
+
+class Use(StrEnum):
+    """What one window is used for; `none` lies between two uses."""
+
+    FIT = "fit"
+    VALIDATION = "validation"
+    HELD = "held"
+    NONE = "none"
+
+
+def use_of(part: Part, span: Span, validation_share: float) -> Use:
+    """What a window is used for.
+
+    Windows overlap, so one that reaches over a border is used for nothing.
+
+    Args:
+        validation_share: share of the time for training, at its end, that watches the training.
+    """
+    if part is Part.HELD:
+        return Use.HELD
+    length = span.last_ns - span.first_ns
+    border = span.last_ns
+    if part is Part.TAIL:
+        border = span.first_ns + round(length * (1 - HELD_SHARE))
+        if span.t0_ns >= border:
+            return Use.HELD
+        if span.t1_ns > border:
+            return Use.NONE
+    if validation_share <= 0:
+        return Use.FIT
+    inner = span.first_ns + round((border - span.first_ns) * (1 - validation_share))
+    if span.t0_ns >= inner:
+        return Use.VALIDATION
+    return Use.FIT if span.t1_ns <= inner else Use.NONE

@@ -1,0 +1,452 @@
+"""The log: one writer, one thread, one SQLite file in WAL mode.
+
+Promises. What `commit` returned as durable survives a power cut. A seq is given out once within an
+epoch. Whatever was produced is stored in the cloud, pending, withheld or dropped by cause, counted
+in the same transactions as the rows. Every drop becomes an event in this log. The file, its
+write-ahead log and its reserve stay within `bytes_max`.
+
+What `append` took waits in memory, bounded, until `commit` puts it on disk together with the state
+that was set around it; where the disk is full it goes on waiting there, and nothing is half taken.
+Rows beyond the durable watermark are invisible to readers and uplink. Nothing is written when idle.
+
+Does not talk to the network, start threads or read sensors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fieldloop_buffer import quarantine
+from fieldloop_buffer.accounting import (
+    keys_of,
+    store_rows,
+    touches,
+    unstore_rows,
+    wanted_again,
+)
+from fieldloop_buffer.deadletters import DeadLetter, DeadLetters, reject_counts
+from fieldloop_buffer.entry import CODE_OF, PAYLOAD_BYTES_MAX, SEQ_MAX, Entry, row_id, split_id
+from fieldloop_buffer.events import event_entry
+from fieldloop_buffer.ledger import Account
+from fieldloop_buffer.logfile import LogFile
+from fieldloop_buffer.orders import Damaged, Order
+from fieldloop_buffer.payload import checksum
+from fieldloop_buffer.ranges import Range, runs
+from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
+from fieldloop_buffer.rowstore import Dropped, RowTuple
+from fieldloop_buffer.settings import LogSettings, Policy
+from fieldloop_contract.errors import LimitExceeded, OutOfSpace
+from fieldloop_contract.ids import check_id
+from fieldloop_contract.messages import Ack, LedgerTotals, Want
+from fieldloop_runtime.journal import Journal
+
+BUFFER_ROWS_MAX = 4_096
+WRITE_ROWS = 256
+STATE_BYTES_MAX = 64 * 1024
+STATE_KEYS_MAX = 1_000
+_WRITES_PER_INTERVAL = 4
+_COMMIT_OVERHEAD_BYTES = 64 * 1024
+
+
+class Log:
+    """One log file, open for writing. Made by `open`; owner thread only."""
+
+    def __init__(
+        self,
+        settings: LogSettings,
+        source: str,
+        policies: Mapping[str, Policy],
+        journal: Journal,
+    ) -> None:
+        self.settings = settings
+        self._source = source
+        self._service = source.rpartition("/")[2]
+        self._journal = journal
+        self._buffer: list[tuple[int, Entry, bool]] = []
+        self._buffer_bytes = 0
+        self._states: dict[str, str] = {}
+        self._letters = DeadLetters()
+        self._unsynced = False
+        self._written_s = self._synced_s = float("-inf")
+        self._next_seq = 1
+        self._epoch_no = 0
+        self._streams_waiting: set[str] = set()
+        self._file = LogFile(settings, policies, journal, self._tell)
+
+    @classmethod
+    def open(
+        cls,
+        settings: LogSettings,
+        *,
+        fleet: str,
+        device: str,
+        service: str,
+        journal: Journal | None = None,
+        policies: Mapping[str, Policy] | None = None,
+    ) -> Log:
+        """Open the log, making, migrating or replacing its file as needed.
+
+        Args:
+            policies: what goes at the bound, by stream; others have `settings.policy`.
+
+        Raises:
+            FixConfiguration: another process writes it, or the folder cannot be written.
+            OutOfSpace, RetryLater: not now.
+        """
+        for value, what in ((fleet, "fleet"), (device, "device"), (service, "service")):
+            check_id(value, what)
+        source = f"{fleet}/{device}/{service}"
+        log = cls(settings, source, policies or {}, journal or Journal("log"))
+        log._file.attach()
+        return log
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> str:
+        """The current epoch, 32 hex digits."""
+        return self._file.account.epoch
+
+    @property
+    def durable_seq(self) -> int:
+        """The durable watermark: what readers and uplink may see, and a power cut cannot take."""
+        return self._file.account.durable_seq
+
+    @property
+    def quarantined(self) -> int:
+        """How often a damaged file was replaced since the log was opened."""
+        return self._file.quarantined
+
+    @property
+    def out_of_space(self) -> int:
+        """How often a write found no room since the log was opened."""
+        return self._file.out_of_space
+
+    @property
+    def path(self) -> str:
+        """The log's file."""
+        return self._file.path
+
+    def append(self, entry: Entry) -> int:
+        """Take an entry; it is on disk after `commit`.
+
+        At the bound, an entry of a `drop_newest` stream is counted as dropped, and told.
+
+        Returns:
+            Its seq within the current epoch.
+
+        Raises:
+            LimitExceeded: larger than a row may be, or of one stream too many. Nothing was taken.
+            OutOfSpace: memory is full and the disk takes no more. Nothing was taken.
+        """
+        size = len(entry.payload)
+        if size > PAYLOAD_BYTES_MAX:
+            raise LimitExceeded(f"a row of {size} bytes", code="log.payload")
+        check_id(entry.stream, "stream")
+        if not self._file.store.has_room_for(entry.stream, self._streams_waiting):
+            raise LimitExceeded("too many streams in one log", code="log.streams")
+        too_many = len(self._buffer) >= BUFFER_ROWS_MAX
+        if too_many or self._buffer_bytes + size > self._file.bounds.buffer_bytes_max:
+            self.commit(force=True)
+        if self._seq() > SEQ_MAX:
+            self.commit(force=True)
+            self._file.next_epoch("seq exhausted")
+        return self._take(entry)
+
+    def _take(self, entry: Entry) -> int:
+        seq = self._seq()
+        self._next_seq += 1
+        refused = self._file.full and self._file.policy(entry.stream) == "drop_newest"
+        kept = replace(entry, payload=b"") if refused else entry
+        self._buffer.append((row_id(self._epoch_no, seq), kept, refused))
+        self._buffer_bytes += ROW_OVERHEAD_BYTES + len(kept.payload)
+        self._streams_waiting.add(entry.stream)
+        return seq
+
+    def _seq(self) -> int:
+        """The next seq of the current epoch, which may be another than a moment ago."""
+        account = self._file.account
+        if account.no != self._epoch_no:
+            self._epoch_no, self._next_seq = account.no, account.next_seq
+        return self._next_seq
+
+    def _tell(self, type_: str, data: dict[str, Any]) -> None:
+        """Take an event about the log itself; it waits for the next commit like any other."""
+        self._take(event_entry(self._source, type_, data, time.time_ns(), self._service))
+
+    def commit(self, now_s: float | None = None, *, force: bool = False) -> int:
+        """Put on disk what is due; call it in every turn of the owner's loop.
+
+        In `durable` mode each call commits and syncs what waits. In `balanced` mode rows are
+        written within a quarter of `commit_interval_ms` and synced once in it.
+
+        Args:
+            now_s: monotonic time in s; read here if None.
+            force: write and sync now, whatever is due.
+
+        Returns:
+            The durable watermark of the current epoch.
+
+        Raises:
+            OutOfSpace: no room on the disk, or a reader pins the write-ahead log. What was appended
+                waits in memory, and the next call tries again.
+        """
+        now = time.monotonic() if now_s is None else now_s
+        write, sync = self._due(now, force)
+        if not write and not sync:
+            return self.durable_seq
+        self._file.guarded(lambda: self._flush(full=sync), self._buffer_bytes)
+        self._written_s = now
+        if sync:
+            self._synced_s = now
+        return self.durable_seq
+
+    def _due(self, now_s: float, force: bool) -> tuple[bool, bool]:
+        """Whether to write, and whether to sync."""
+        waits = bool(self._buffer or self._states or self._letters or self._file.notes)
+        if force or self.settings.mode == "durable":
+            return waits, waits or self._unsynced
+        interval_s = self.settings.commit_interval_ms / 1000
+        write = waits and (
+            len(self._buffer) >= WRITE_ROWS
+            or now_s - self._written_s >= interval_s / _WRITES_PER_INTERVAL
+        )
+        sync = (waits or self._unsynced) and now_s - self._synced_s >= interval_s
+        return write or (sync and waits), sync
+
+    def _flush(self, *, full: bool) -> None:
+        """One transaction: rows, state, dead letters, the books, and what the bound asks for."""
+        file, store = self._file, self._file.store
+        if not file.room.admit(self._buffer_bytes * 3 // 2 + _COMMIT_OVERHEAD_BYTES):
+            raise OutOfSpace(
+                f"a reader pins the write-ahead log of {file.path} at its bound",
+                code="space.pinned",
+                hint="input is refused until the reader ends its transaction",
+            )
+        first_seq = self._seq()
+        touched = {split_id(key)[0] for key, _, _ in self._buffer} | {self._epoch_no}
+        # Readers take all of an older epoch as durable, so what still belongs to one is synced.
+        full = full or len(touched) > 1
+        with file.transaction(full=full):
+            store.insert([self._tuple(k, e) for k, e, refused in self._buffer if not refused])
+            self._refuse([(k, e.stream) for k, e, refused in self._buffer if refused])
+            self._write_state()
+            if self._letters:
+                self._letters.write(file.db)
+            file.make_room(bytes_to_free(file.room.usage(), file.bounds), "size")
+            told = self._tell_drops(first_seq)
+            for no in touched:
+                account = store.books.accounts[no]
+                if full:
+                    account.durable_seq = account.next_seq - 1
+                store.books.save(account)
+        self._next_seq = first_seq + told
+        self._buffer.clear()
+        self._buffer_bytes = 0
+        self._streams_waiting.clear()
+        self._states.clear()
+        self._letters.written()
+        self._unsynced = not full
+
+    def _tuple(self, key: int, entry: Entry) -> RowTuple:
+        kind = CODE_OF[entry.kind]
+        crc = checksum(key, kind, entry.t_ns, entry.withheld, entry.payload)
+        return (
+            key,
+            kind,
+            self._file.store.stream_no(entry.stream),
+            entry.t_ns,
+            int(self._file.clock.now_s),
+            int(entry.withheld),
+            crc,
+            entry.payload,
+        )
+
+    def _refuse(self, refused: Sequence[tuple[int, str]]) -> None:
+        """Count entries that were refused at the bound: produced, and dropped."""
+        if not refused:
+            return
+        for key, _ in refused:
+            no, seq = split_id(key)
+            account = self._file.store.books.accounts[no]
+            account.next_seq = max(account.next_seq, seq + 1)
+            account.drop("newest", 1)
+        streams = Counter(stream for _, stream in refused)
+        dropped = Dropped(streams, runs(key for key, _ in refused))
+        self._file.notes.add("newest", dropped, self._file.store.books)
+
+    def _write_state(self) -> None:
+        self._file.db.executemany(
+            "INSERT INTO state (key, value) VALUES (?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            list(self._states.items()),
+        )
+
+    def _tell_drops(self, seq: int) -> int:
+        """Write an event for each cause of untold drops, from `seq` on; returns how many."""
+        if not self._file.notes:
+            return 0
+        now_ns = time.time_ns()
+        rows: list[RowTuple] = []
+        for data in self._file.notes.take():
+            self._journal.warning("log.dropped", cause=data["cause"], rows=data["rows"])
+            entry = event_entry(self._source, "log.dropped", data, now_ns, self._service)
+            rows.append(self._tuple(row_id(self._epoch_no, seq + len(rows)), entry))
+        self._file.store.insert(rows)
+        return len(rows)
+
+    # ---- the cloud's answers -----------------------------------------------------------------------
+
+    def acknowledge(self, epoch: str, ranges: Sequence[Range]) -> int:
+        """Count rows as stored in the cloud. Repeated, late or foreign ranges change nothing.
+
+        An acknowledgement that cannot be written (disk full) is forgotten: the rows are sent again.
+
+        Returns:
+            How many rows were not counted before.
+        """
+
+        def act(account: Account) -> int:
+            keys = keys_of(account, ranges, account.durable_seq)
+            if not touches(self._file.store, keys):
+                return 0
+            with self._file.transaction(full=False):
+                return store_rows(self._file.store, account, keys)
+
+        return self._answer(epoch, act)
+
+    def want(self, epoch: str, ranges: Sequence[Range]) -> int:
+        """Put rows that are still held back to pending, as after a restore of the cloud's store.
+
+        Returns:
+            How many rows will be sent again; at most `accounting.WANT_ROWS_MAX` in one call.
+        """
+
+        def act(account: Account) -> int:
+            keys = wanted_again(self._file.store, keys_of(account, ranges, account.durable_seq))
+            if not keys:
+                return 0
+            with self._file.transaction(full=False):
+                return unstore_rows(self._file.store, account, keys)
+
+        return self._answer(epoch, act)
+
+    def _answer(self, epoch: str, act: Callable[[Account], int]) -> int:
+        """Write what the cloud said, unsynced: a power cut makes the rows be sent once more."""
+
+        def write() -> int:
+            # Looked up here: what a failed transaction leaves behind is read again.
+            account = self._file.store.books.by_epoch(epoch)
+            if account is None or not self._file.room.admit(_COMMIT_OVERHEAD_BYTES):
+                return 0
+            return act(account)
+
+        try:
+            return self._file.guarded(write, 0)
+        except OutOfSpace:
+            return 0
+
+    def apply(self, orders: Iterable[Order]) -> None:
+        """Do what the uplink handed over."""
+        for order in orders:
+            if isinstance(order, Ack):
+                self.acknowledge(order.epoch, order.ranges)
+            elif isinstance(order, Want):
+                self.want(order.epoch, order.ranges)
+            else:
+                self._damaged(order)
+
+    def _damaged(self, order: Damaged) -> None:
+        """Rows with a wrong checksum are dropped; a malformed file is checked and replaced."""
+        if not order.seqs:
+            self._file.complaint()
+            return
+
+        def write() -> int:
+            account = self._file.store.books.by_epoch(order.epoch)
+            if account is None:
+                return 0
+            keys = [row_id(account.no, seq) for seq in order.seqs if 1 <= seq <= SEQ_MAX]
+            with self._file.transaction(full=False):
+                self._file.delete(keys, quarantine.CAUSE)
+            return len(keys)
+
+        self._file.guarded(write, 0)
+
+    # ---- state, books, care ------------------------------------------------------------------------
+
+    def state(self, key: str) -> str | None:
+        """A value that `set_state` was given, committed or not yet."""
+        if key in self._states:
+            return self._states[key]
+        row = self._file.db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_state(self, key: str, value: str) -> None:
+        """Remember a value; it is committed together with the rows around it.
+
+        Raises:
+            LimitExceeded: the value is larger than 64 KiB, or there are too many keys.
+        """
+        if len(key) + len(value) > STATE_BYTES_MAX or key.startswith("log."):
+            raise LimitExceeded(f"state {key!r:.60} of {len(value)} characters", code="log.state")
+        if self.state(key) is None:
+            (held,) = self._file.db.execute("SELECT count(*) FROM state").fetchone()
+            if held + len(self._states) >= STATE_KEYS_MAX:
+                raise LimitExceeded(f"more than {STATE_KEYS_MAX} values of state", code="log.state")
+        self._states[key] = value
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        """Count a refused reading and keep it in the bounded table of such; written by `commit`."""
+        self._letters.add(letter)
+
+    def rejects(self) -> dict[str, int]:
+        """Refused readings so far, by code, as committed."""
+        return reject_counts(self._file.db)
+
+    def ledgers(self) -> list[LedgerTotals]:
+        """The committed books, oldest epoch first."""
+        accounts = self._file.store.books.accounts
+        return [accounts[no].totals() for no in sorted(accounts)]
+
+    def bytes_on_disk(self) -> int:
+        """File, write-ahead log and reserve."""
+        return self._file.room.bytes_on_disk()
+
+    def maintain(self, now_ns: int) -> None:
+        """Keep the bounds; call it about once a second with any one clock, in ns.
+
+        Deletes what is too old (by hours in use, whatever the clock does), makes room, restores the
+        reserve. Writes nothing where nothing is due.
+        """
+        file = self._file
+        now_s = file.clock.feed(now_ns)
+        expired = file.store.older_than(int(now_s - self.settings.age_max_s))
+        over = bytes_to_free(file.room.usage(), file.bounds)
+        if (expired or over) and file.room.admit(_COMMIT_OVERHEAD_BYTES):
+            file.guarded(lambda: self._retire(expired, over), 0)
+        file.room.keep_reserve()
+
+    def _retire(self, expired: list[int], over: int) -> None:
+        with self._file.transaction(full=False):
+            if expired:
+                self._file.delete(expired, "age")
+            if over:
+                self._file.make_room(over, "size")
+
+    def close(self) -> None:
+        """Commit what waits, mark the log as closed and release it.
+
+        Raises:
+            OutOfSpace: what waited could not be committed; the log is closed all the same.
+        """
+        try:
+            self.commit(force=True)
+        except BaseException:
+            self._file.release()
+            raise
+        self._file.close()

@@ -1,0 +1,156 @@
+"""When to send what: a token bucket, the window of batches in flight, the two lanes. Pure.
+
+Time comes in as monotonic seconds, randomness as a `Random`; nothing here sends or reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from fieldloop_buffer.ranges import Range, contains, count, intersect, normalise, subtract
+
+BURST_S = 1.0
+_JITTER = 0.25
+_ATTEMPT_MAX = 30
+
+
+class TokenBucket:
+    """Lets through `rate` units a second, with a burst of one second.
+
+    A taker may go into debt, so that one batch larger than the burst passes too.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._level = rate * BURST_S
+        self._at_s: float | None = None
+
+    def ready(self, now_s: float) -> bool:
+        """Whether something may be taken now."""
+        if self._at_s is not None:
+            gained = max(now_s - self._at_s, 0.0) * self._rate
+            self._level = min(self._level + gained, self._rate * BURST_S)
+        self._at_s = now_s
+        return self._level > 0
+
+    def take(self, n: float) -> None:
+        """Take `n` units."""
+        self._level -= n
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A batch that was sent and is not wholly acknowledged: which rows, and when it is due again."""
+
+    epoch_no: int
+    epoch: str
+    channel: str
+    historical: bool
+    seqs: list[Range]
+    due_s: float
+    attempts: int = 0
+
+
+class Window:
+    """The batches in flight. The cloud's `ack` empties it, never the broker's.
+
+    Args:
+        flights_max: how many may be in flight before new ones wait.
+        resend_after_s: silence after which a batch is due again; doubled for each repetition up to
+            `resend_cap_s`, each give or take a quarter.
+    """
+
+    def __init__(
+        self, flights_max: int, resend_after_s: float, resend_cap_s: float, random: Random
+    ) -> None:
+        self.flights: list[Flight] = []
+        self._flights_max = flights_max
+        self._after_s = resend_after_s
+        self._cap_s = max(resend_cap_s, resend_after_s)
+        self._random = random
+
+    @property
+    def open(self) -> bool:
+        """Whether one more batch may be sent."""
+        return len(self.flights) < self._flights_max
+
+    @property
+    def open_for_backlog(self) -> bool:
+        """Whether one more batch of backlog may be sent: a quarter is kept for live data."""
+        return len(self.flights) < max(self._flights_max - self._flights_max // 4, 1)
+
+    def launch(self, flight: Flight, now_s: float) -> None:
+        """Enter a batch that is being sent, or sent again."""
+        wait_s = min(self._after_s * 2 ** min(flight.attempts, _ATTEMPT_MAX), self._cap_s)
+        flight.due_s = now_s + wait_s * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        flight.attempts += 1
+        if flight not in self.flights:
+            self.flights.append(flight)
+
+    def land(self, flight: Flight) -> None:
+        """Forget a batch of which nothing is left to send."""
+        if flight in self.flights:
+            self.flights.remove(flight)
+
+    def acknowledge(self, epoch: str, ranges: Sequence[Range], now_s: float) -> int:
+        """Take acknowledged rows out; returns how many were in flight.
+
+        An answer shows that the cloud is there again: batches whose back-off had grown beyond the
+        first silence are due after that at the latest.
+        """
+        acknowledged = normalise(ranges)
+        n = 0
+        for flight in list(self.flights):
+            if flight.epoch != epoch:
+                continue
+            hit = intersect(flight.seqs, acknowledged)
+            if hit:
+                n += count(hit)
+                flight.seqs = subtract(flight.seqs, hit)
+                if not flight.seqs:
+                    self.flights.remove(flight)
+        if n:
+            for flight in self.flights:
+                flight.due_s = min(flight.due_s, now_s + self._after_s)
+        return n
+
+    def due(self, now_s: float) -> list[Flight]:
+        """Batches that the cloud has been silent about for too long."""
+        return [flight for flight in self.flights if flight.due_s <= now_s]
+
+    def holds(self, epoch_no: int, seq: int) -> bool:
+        """Whether a row is in flight."""
+        return any(f.epoch_no == epoch_no and contains(f.seqs, seq) for f in self.flights)
+
+    def clear(self) -> None:
+        """Forget all, as when the connection is new."""
+        self.flights.clear()
+
+
+@dataclass(slots=True)
+class Lanes:
+    """Two positions in the log: live data from `floor` on, and the backlog up to it.
+
+    Positions are keys of rows; each lane has sent, or is sending, everything up to its own.
+    """
+
+    live: int = 0
+    backlog: int = 0
+    floor: int = 0
+
+    def restart(self, durable: int) -> None:
+        """All that is pending now is backlog; what comes is live."""
+        self.live = self.floor = durable
+        self.backlog = 0
+
+    def sweep(self) -> None:
+        """Look again for pending rows behind the live position."""
+        self.floor = self.live
+        self.backlog = 0
+
+    @property
+    def backlog_done(self) -> bool:
+        """Whether the backlog was sent, though perhaps not acknowledged."""
+        return self.backlog >= self.floor

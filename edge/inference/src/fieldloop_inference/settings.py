@@ -1,0 +1,54 @@
+"""Settings of the inference service. Values only; read once in `main`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fieldloop_buffer import LogSettings, UplinkSettings
+from fieldloop_runtime.settings import (
+    HealthSettings,
+    IdentitySettings,
+    MqttSettings,
+)
+from fieldloop_update import UpdateSettings
+
+
+class InferenceSettings(IdentitySettings):
+    """Everything that the service reads from its environment."""
+
+    mqtt: MqttSettings = Field(default_factory=MqttSettings)
+    log: LogSettings
+    uplink: UplinkSettings = Field(default_factory=UplinkSettings)
+    update: UpdateSettings = Field(default_factory=UpdateSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
+    input_path: str = Field(description="the ingestion service's log, which windows are cut from")
+    root_file: str = Field(description="the fleet's trusted root metadata (root.json)")
+    runtime: Literal["auto", "litert", "tflite"] = Field(
+        default="auto", description="TFLite runtime; auto takes the one that is installed"
+    )
+    threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="CPU threads of a model"
+    )
+    backlog: Literal["catch_up", "skip_to_live"] = Field(
+        default="catch_up", description="what happens to samples that waited"
+    )
+    skip_rows_max: Annotated[int, Field(ge=1)] = Field(
+        default=1_000, description="skip_to_live: rows that may wait before they are skipped"
+    )
+    shadow_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=10, description="windows a candidate scores beside the active model; 0 for none"
+    )
+    batch_ms: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=50, description="most ms of scoring in one turn of the loop"
+    )
+    idle_ms: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=20, description="ms to wait for something to do"
+    )
+    trust_clock: bool = Field(
+        default=False, description="a person vouches for the clock, whatever the kernel says"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="least level that is logged"
+    )

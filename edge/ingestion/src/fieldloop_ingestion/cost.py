@@ -1,0 +1,27 @@
+"""What a profile costs: bytes a day on the card and a month on the link. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fieldloop_buffer.settings import LogSettings
+from fieldloop_contract.frames import FLOAT_BYTES
+from fieldloop_ingestion.profile import Profile
+
+DAY_S, MONTH_DAYS = 86_400, 30
+WIRE_SHARE = 0.9
+"""Bytes on the wire per byte of samples: compression saves little on noisy float32."""
+
+
+def cost_lines(profile: Profile) -> Iterator[str]:
+    """The cost of each stream, and of all, taken as continuous and played at real time."""
+    card = link = 0.0
+    for stream in profile.streams:
+        day = stream.rate_hz * len(stream.channels) * FLOAT_BYTES * DAY_S
+        card += day
+        link += day * WIRE_SHARE * MONTH_DAYS if stream.uplink == "all" else 0.0
+        yield f"  {stream.id}: {day / 1e6:.1f} MB a day on the card, uplink {stream.uplink}"
+    bytes_max = LogSettings.model_fields["bytes_max"].default
+    yield f"  in all {card / 1e6:.1f} MB a day on the card"
+    yield f"  a log of {bytes_max / 1e6:.0f} MB is full after {bytes_max / card:.1f} days offline"
+    yield f"  about {link / 1e6:.0f} MB a month on the link"

@@ -1,0 +1,44 @@
+"""Prometheus metrics of the service, set by the owner's loop once a second."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from fieldloop_buffer import Log
+from fieldloop_buffer.uplink import Figures
+from fieldloop_contract.messages import Reported
+
+
+class Metrics:
+    """The gauges. Owner thread writes, the health server reads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"fieldloop_{name}", text, labels, registry=registry)
+
+        self._rows = gauge("log_rows", "rows of all epochs by account", ("account",))
+        self._dropped = gauge("log_dropped_rows", "dropped rows by cause", ("cause",))
+        self._bytes = gauge("log_bytes", "bytes on disk, write-ahead log and reserve included")
+        self._samples = gauge("stream_samples", "samples taken", ("stream",))
+        self._counters = gauge("counter", "counters as reported", ("name",))
+        self._connected = gauge("uplink_connected", "whether the broker granted the subscriptions")
+        self._in_flight = gauge("uplink_batches_in_flight", "batches not acknowledged by the cloud")
+
+    def update(self, reported: Reported, figures: Figures, log: Log) -> None:
+        """Set all gauges."""
+        for account in ("produced", "stored", "pending", "withheld"):
+            total = sum(getattr(ledger, account) for ledger in reported.ledgers)
+            self._rows.labels(account).set(total)
+        dropped: dict[str, int] = {}
+        for ledger in reported.ledgers:
+            for cause, n in ledger.dropped.items():
+                dropped[cause] = dropped.get(cause, 0) + n
+        for cause, n in dropped.items():
+            self._dropped.labels(cause).set(n)
+        for stream in reported.streams:
+            self._samples.labels(stream.stream).set(stream.samples)
+        for name, n in reported.counters.items():
+            self._counters.labels(name).set(n)
+        self._bytes.set(log.bytes_on_disk())
+        self._connected.set(figures.connected)
+        self._in_flight.set(figures.in_flight)

@@ -1,0 +1,206 @@
+"""The service: one owner thread with the log, its sources, its uplink and its presence.
+
+The loop takes the cloud's answers, polls the sources that are due, commits, keeps the bounds, and
+reports; it waits only where nothing is due. On a stop everything taken is committed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from random import Random
+
+from fieldloop_buffer import Log, Uplink
+from fieldloop_contract.errors import OutOfSpace, RetryLater
+from fieldloop_contract.messages import Capability, Reported
+from fieldloop_ingestion import memory
+from fieldloop_ingestion.intake import Supervised
+from fieldloop_ingestion.metrics import Metrics
+from fieldloop_ingestion.profile import Profile
+from fieldloop_ingestion.settings import SERVICE, IngestionSettings
+from fieldloop_runtime.clock import SystemClock
+from fieldloop_runtime.health import Health, serve
+from fieldloop_runtime.journal import Journal
+from fieldloop_runtime.life import ExitCode, Life
+from fieldloop_runtime.mqtt import Connected, Session
+from fieldloop_runtime.presence import Presence
+
+LEDGERS_REPORTED_MAX = 64
+_TURN_S = 0.05
+_CARE_S = 1.0
+_REPORT_S = 1.0
+_TRIM_S = 30.0
+_EVENTS_PER_TURN = 100
+
+
+class Service:
+    """Ingestion, put together. `run` belongs to the thread that made it."""
+
+    def __init__(self, settings: IngestionSettings, profile: Profile) -> None:
+        self._settings = settings
+        self._profile = profile
+        self._journal = Journal(SERVICE)
+        self._clock = SystemClock(trusted=settings.trust_clock)
+        fleet, device = settings.fleet, settings.device
+        self._log = Log.open(
+            settings.log,
+            fleet=fleet,
+            device=device,
+            service=SERVICE,
+            policies={stream.id: stream.policy for stream in profile.streams},
+        )
+        self._origin = f"{fleet}/{device}/{SERVICE}"
+        self._samples = {
+            stream.id: int(self._log.state(f"samples.{stream.id}") or 0)
+            for stream in profile.streams
+        }
+        self._sources = [self._supervise(index) for index in range(len(profile.sources))]
+        self._presence = Presence(
+            fleet,
+            device,
+            SERVICE,
+            versions={"fieldloop-ingestion": version("fieldloop-ingestion")},
+            capability=self._capability(),
+            interval_s=_REPORT_S,
+        )
+        self._control = Session(
+            settings.mqtt, f"{fleet}/{device}/{SERVICE}/ctl", will=self._presence.will()
+        )
+        self._uplink = Uplink(
+            settings.uplink,
+            mqtt=settings.mqtt,
+            fleet=fleet,
+            device=device,
+            service=SERVICE,
+            log_path=settings.log.path,
+        )
+        self._health = Health()
+        self._metrics = Metrics(self._health.registry)
+        self._care_s = self._report_s = self._trim_s = float("-inf")
+        self._fault: str | None = None
+
+    def _supervise(self, index: int) -> Supervised:
+        source = self._profile.sources[index]
+        stream = self._profile.stream(source.stream)
+        assert stream is not None  # the profile was checked
+        return Supervised(source, stream, self._log, self._origin, self._clock.now, Random())
+
+    def _capability(self) -> Capability:
+        folder = os.path.dirname(os.path.abspath(self._settings.log.path))
+        stat = os.statvfs(folder)
+        return Capability(
+            machine=platform.machine(),
+            python=platform.python_version(),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            disk_free_bytes=stat.f_bavail * stat.f_frsize,
+            input_streams=[stream.state(0) for stream in self._profile.streams],
+        )
+
+    def run(self, life: Life) -> None:
+        """Run until `life.stop`; then commit, say goodbye and close.
+
+        Raises:
+            FixConfiguration: the health port cannot be had, or a source's options do not work.
+        """
+        memory.share_one_arena()
+        stop_health = serve(self._health, self._settings.health)
+        self._health.condition("log", lambda: self._fault)
+        for source in self._sources:
+            self._health.condition(f"source.{source.id}", source.report_fault)
+        self._control.start()
+        self._uplink.start()
+        self._journal.info("service.started", epoch=self._log.epoch)
+        try:
+            while not life.stop.is_set():
+                self._turn(life)
+        finally:
+            self._end(stop_health)
+
+    def _turn(self, life: Life) -> None:
+        now_s = time.monotonic()
+        self._health.tick("loop")
+        if not self._uplink.alive or not self._control.alive:
+            self._journal.error("thread.died")
+            life.fail(ExitCode.THREAD_DIED)
+            return
+        try:
+            self._log.apply(self._uplink.take_orders())
+            for source in self._sources:
+                source.poll(now_s)
+            self._count_samples()
+            self._log.commit(now_s)
+            if now_s - self._care_s >= _CARE_S:
+                self._care_s = now_s
+                self._log.maintain(time.monotonic_ns())
+            if now_s - self._trim_s >= _TRIM_S:
+                self._trim_s = now_s
+                memory.give_back()
+            self._fault = None
+        except OutOfSpace as error:
+            self._fault = str(error)
+        except RetryLater as error:
+            self._fault = str(error)
+            self._journal.warning("log.retry", error=str(error))
+            life.stop.wait(1.0)
+        self._talk(now_s)
+        due_s = min((source.next_s for source in self._sources), default=now_s + _TURN_S)
+        life.stop.wait(min(max(due_s - time.monotonic(), 0.0), _TURN_S))
+
+    def _count_samples(self) -> None:
+        for source, profile in zip(self._sources, self._profile.sources, strict=True):
+            if source.sink.samples:
+                self._samples[profile.stream] += source.sink.samples
+                source.sink.samples = 0
+                self._log.set_state(f"samples.{profile.stream}", str(self._samples[profile.stream]))
+
+    def _talk(self, now_s: float) -> None:
+        """The control connection: presence, and what is reported."""
+        for _ in range(_EVENTS_PER_TURN):
+            event = self._control.poll()
+            if event is None:
+                break
+            if isinstance(event, Connected):
+                try:
+                    self._presence.connected(self._control)
+                except RetryLater:
+                    break  # gone again; the next connection says it
+        if now_s - self._report_s < _REPORT_S:
+            return
+        self._report_s = now_s
+        reported = self._reported()
+        self._presence.report(self._control, reported, now_s)
+        self._metrics.update(reported, self._uplink.figures, self._log)
+
+    def _reported(self) -> Reported:
+        figures = self._uplink.figures
+        return Reported(
+            session=self._presence.session_id,
+            ledgers=self._log.ledgers()[-LEDGERS_REPORTED_MAX:],
+            streams=[s.state(self._samples[s.id]) for s in self._profile.streams],
+            counters={
+                "bytes_sent": self._uplink.bytes_sent,
+                "bytes_received": self._uplink.bytes_received,
+                "batches_sent": figures.batches_sent,
+                "batches_resent": figures.batches_resent,
+                "log_bytes": self._log.bytes_on_disk(),
+                "out_of_space": self._log.out_of_space,
+                "quarantined": self._log.quarantined,
+                "source_restarts": sum(source.restarts for source in self._sources),
+                **{f"rejected.{code}": n for code, n in self._log.rejects().items()},
+            },
+        )
+
+    def _end(self, stop_health: object) -> None:
+        for source in self._sources:
+            source.close()
+        self._uplink.stop(timeout_s=1.0)
+        try:
+            self._log.apply(self._uplink.take_orders())
+            self._log.close()
+        finally:
+            self._control.stop(goodbye=self._presence.will(), timeout_s=1.0)
+            if callable(stop_health):
+                stop_health()
+        self._journal.info("service.stopped")

@@ -1,0 +1,1 @@
+"""Sources that come with the service. Each is found by its entry point."""

@@ -1,0 +1,158 @@
+"""The service as a process: starts with the model it had, reports over MQTT, ends cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fieldloop_buffer import Kind
+from fieldloop_contract.messages import Reported, Status, decode
+from fieldloop_contract.topics import Topic
+from fieldloop_inference.slots import Phase
+from fieldloop_runtime.mqtt import Received, Session
+from fieldloop_runtime.settings import MqttSettings
+from support.broker import Mosquitto
+from support.bundles import frames, make_bundle
+from support.device import DEVICE, FLEET, Bench, InstantTrial, every_window, stored
+
+RESIDENT_BYTES_MAX = 75 << 20
+
+
+class Process:
+    """`python -m fieldloop_inference run` on the files of a bench."""
+
+    def __init__(self, bench: Bench, port: int, **settings: str) -> None:
+        root = bench.folder / "root.json"
+        root.write_text("{}", encoding="utf-8")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")}
+        environment |= {
+            "FIELDLOOP_FLEET": FLEET,
+            "FIELDLOOP_DEVICE": DEVICE,
+            "FIELDLOOP_MQTT_PORT": str(port),
+            "FIELDLOOP_LOG_PATH": str(bench.folder / "inference.sqlite"),
+            "FIELDLOOP_INPUT_PATH": str(bench.folder / "ingestion.sqlite"),
+            "FIELDLOOP_UPDATE_DIR": str(bench.folder / "models"),
+            "FIELDLOOP_ROOT_FILE": str(root),
+            "FIELDLOOP_TRUST_CLOCK": "true",
+            **settings,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fieldloop_inference", "run"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self, number: int = signal.SIGTERM) -> str:
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=30)
+        return output
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A device that was given a model and switched off."""
+    device = Bench(tmp_path, begin_trial=InstantTrial).open()
+    device.put(frames(30))
+    device.source.order(device.source.add(*make_bundle()))
+    device.until(Phase.ACTIVE)
+    device.idle()
+    device.close()
+    yield device
+    device.input.close()
+
+
+def results(bench: Bench) -> list[dict[str, Any]]:
+    return stored(bench.folder / "inference.sqlite", Kind.RESULT)
+
+
+def wait_for(bench: Bench, count: int) -> None:
+    end_s = time.monotonic() + 60
+    while len(results(bench)) < count:
+        assert time.monotonic() < end_s, f"{len(results(bench))} of {count} results"
+        time.sleep(0.1)
+
+
+def test_process_scores_reports_and_stays_small(bench: Bench, mosquitto: Mosquitto) -> None:
+    topics = {
+        c: str(Topic(FLEET, DEVICE, "inference", c)) for c in ("status", "reported", "results")
+    }
+    cloud = Session(MqttSettings(port=mosquitto.port), "cloud", subscriptions=topics.values())
+    cloud.start()
+    service = Process(bench, mosquitto.port)
+    seen: dict[str, list[bytes]] = {topic: [] for topic in topics.values()}
+    try:
+        bench.put(frames(2000)[30:])
+        wait_for(bench, 1999)
+        resident = psutil.Process(service.process.pid).memory_info().rss
+        end_s = time.monotonic() + 30
+        while not all(seen.values()) and time.monotonic() < end_s:
+            event = cloud.poll(0.5)
+            if isinstance(event, Received):
+                seen[event.topic].append(event.payload)
+        output = service.end()
+    finally:
+        service.process.kill()
+    while (event := cloud.poll(1.0)) is not None:
+        if isinstance(event, Received):
+            seen[event.topic].append(event.payload)
+    cloud.stop()
+    assert service.process.returncode == 0, output
+    assert resident < RESIDENT_BYTES_MAX, f"{resident / (1 << 20):.1f} MiB resident"
+    status = [decode(Status, p) for p in seen[topics["status"]]]
+    assert [s.state for s in status] == ["online", "offline"]
+    assert status[0].capability is not None
+    assert status[0].capability.runtime in ("litert", "tflite")
+    assert status[0].capability.memory_bytes > 1 << 20
+    reported = decode(Reported, seen[topics["reported"]][-1])
+    assert reported.slots[0].state == "ACTIVE"
+    batch = json.loads(seen[topics["results"]][0])
+    assert batch["rows"][0]["model"]["name"] == "activity"
+    starts = [round((r["t0_ns"] - 10**18) / 20_000_000) for r in results(bench)]
+    assert starts == every_window(2000)
+
+
+def test_process_killed_at_random_scores_every_window_once(
+    bench: Bench, mosquitto: Mosquitto
+) -> None:
+    items = frames(6000)
+    bench.put(items[30:3000])
+    for part, wanted in ((1, 200), (2, 1500), (3, 3500)):
+        service = Process(bench, mosquitto.port)
+        try:
+            wait_for(bench, wanted)
+        finally:
+            service.end(signal.SIGKILL)
+        if part == 2:
+            bench.put(items[3000:])
+    service = Process(bench, mosquitto.port)
+    try:
+        wait_for(bench, 5999)
+    finally:
+        service.end()
+    starts = [round((r["t0_ns"] - 10**18) / 20_000_000) for r in results(bench)]
+    assert starts == every_window(6000)
+
+
+def test_process_says_what_is_wrong_with_its_settings(bench: Bench) -> None:
+    service = Process(bench, 1, FIELDLOOP_RUNTIM="litert", FIELDLOOP_THREADS="0")
+    output, _ = service.process.communicate(timeout=30)
+    assert service.process.returncode == 78
+    assert "did you mean FIELDLOOP_RUNTIME" in output
+    assert "FIELDLOOP_THREADS" in output
+    os.remove(bench.folder / "ingestion.sqlite")
+    service = Process(bench, 1, FIELDLOOP_ROOT_FILE=str(bench.folder / "absent.json"))
+    output, _ = service.process.communicate(timeout=30)
+    assert service.process.returncode == 78
+    assert "trusted root" in output

@@ -1,0 +1,106 @@
+"""When batches are sent, sent again, and forgotten."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldloop_buffer.pacing import Flight, Lanes, TokenBucket, Window
+
+EPOCH, OTHER = "a" * 32, "b" * 32
+
+
+def window(flights_max: int = 8) -> Window:
+    return Window(flights_max, 10.0, 300.0, Random(1))
+
+
+def flight(first: int, last: int, epoch: str = EPOCH) -> Flight:
+    return Flight(1, epoch, "frames", False, [(first, last)], 0.0)
+
+
+def test_a_batch_is_forgotten_only_when_all_its_rows_are_acknowledged() -> None:
+    w = window()
+    w.launch(flight(1, 10), 0.0)
+    assert w.acknowledge(EPOCH, [(1, 4), (6, 10)], 1.0) == 9
+    assert w.holds(1, 5)
+    assert not w.holds(1, 4)
+    assert w.acknowledge(EPOCH, [(5, 5)], 1.0) == 1
+    assert w.flights == []
+
+
+def test_answers_repeated_out_of_order_of_another_epoch_or_never_sent_change_nothing() -> None:
+    w = window()
+    w.launch(flight(5, 8), 0.0)
+    assert w.acknowledge(OTHER, [(5, 8)], 1.0) == 0
+    assert w.acknowledge(EPOCH, [(100, 200)], 1.0) == 0
+    assert w.acknowledge(EPOCH, [(7, 8), (1, 6)], 1.0) == 4
+    assert w.acknowledge(EPOCH, [(1, 8)], 1.0) == 0
+
+
+def test_silence_makes_a_batch_due_with_growing_back_off() -> None:
+    w = window()
+    f = flight(1, 2)
+    w.launch(f, 0.0)
+    assert w.due(7.4) == []
+    assert w.due(12.6) == [f]
+    w.launch(f, 12.6)
+    assert w.due(12.6 + 14.9) == []
+    assert w.due(12.6 + 25.1) == [f]
+    for _ in range(50):
+        w.launch(f, 100.0)
+    assert w.due(100.0 + 375.1) == [f]
+
+
+def test_an_answer_shows_that_the_cloud_is_back_and_shortens_the_wait_of_the_others() -> None:
+    w = window()
+    silent = flight(1, 2)
+    for _ in range(10):
+        w.launch(silent, 0.0)
+    w.launch(flight(3, 4), 0.0)
+    w.acknowledge(EPOCH, [(3, 4)], 50.0)
+    assert w.due(60.1) == [silent]
+
+
+def test_the_window_keeps_a_quarter_for_live_data() -> None:
+    w = window(8)
+    for n in range(6):
+        assert w.open_for_backlog
+        w.launch(flight(n * 10 + 1, n * 10 + 2), 0.0)
+    assert not w.open_for_backlog
+    assert w.open
+    w.launch(flight(71, 72), 0.0)
+    w.launch(flight(81, 82), 0.0)
+    assert not w.open
+
+
+def test_even_a_window_of_one_lets_backlog_through() -> None:
+    assert window(1).open_for_backlog
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 5000)), max_size=60))
+def test_a_bucket_never_lets_more_through_than_its_rate_a_burst_and_one_batch(
+    steps: list[tuple[float, float]],
+) -> None:
+    bucket = TokenBucket(1000.0)
+    now = taken = largest = 0.0
+    for wait, n in steps:
+        now += wait
+        if bucket.ready(now):
+            bucket.take(n)
+            taken += n
+            largest = max(largest, n)
+    assert taken <= 1000.0 * (now + 1) + largest + 1e-6
+
+
+def test_lanes_begin_with_everything_as_backlog_and_sweep_behind_the_live_position() -> None:
+    lanes = Lanes()
+    lanes.restart(100)
+    assert (lanes.live, lanes.backlog, lanes.floor) == (100, 0, 100)
+    lanes.backlog = 100
+    lanes.live = 150
+    assert lanes.backlog_done
+    lanes.sweep()
+    assert (lanes.backlog, lanes.floor) == (0, 150)
+    assert not lanes.backlog_done
