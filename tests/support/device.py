@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fieldloop_buffer import Entry, Kind, Log, LogSettings, Reader, pack_frame
+from fieldloop_buffer import Chunk, Cursor, Entry, Kind, Log, LogSettings, Reader, pack_frame
 from fieldloop_contract.frames import Frame
 from fieldloop_contract.manifest import Manifest
 from fieldloop_inference.service import Inference
@@ -53,8 +53,25 @@ class InstantTrial:
         pass
 
 
+class Drip(Reader):
+    """A reader that gets a few rows in each turn, as from a sensor, however many there are."""
+
+    rows_per_turn = 2
+    allowed = 0
+
+    def read(self, cursor: Cursor | None, **arguments: Any) -> Chunk:
+        limit = min(arguments.pop("limit", 500), self.allowed)
+        if limit == 0:
+            return Chunk([], cursor)
+        chunk = super().read(cursor, limit=limit, **arguments)
+        self.allowed -= len(chunk.rows)
+        return chunk
+
+
 class Bench:
     """One device. Close it, open it again, kill it."""
+
+    reader_type: type[Reader] = Reader
 
     def __init__(self, folder: Path, *, begin_trial: Callable[..., Any] = Trial) -> None:
         self.folder = folder
@@ -81,7 +98,7 @@ class Bench:
         }
         settings = InferenceSettings.model_validate(values)
         self.log = Log.open(settings.log, fleet=FLEET, device=DEVICE, service="inference")
-        self.reader = Reader(settings.input_path)
+        self.reader = self.reader_type(settings.input_path)
         self.service = Inference(
             settings,
             source=self.source,
@@ -108,6 +125,8 @@ class Bench:
         self.input.commit(force=True)
 
     def turn(self) -> int:
+        if isinstance(self.reader, Drip):
+            self.reader.allowed = Drip.rows_per_turn
         return self.service.turn(time.monotonic())
 
     def until(self, phase: Phase, timeout_s: float = 60.0) -> None:

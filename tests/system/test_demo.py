@@ -17,6 +17,7 @@ from support.broker import find_mosquitto
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")}
+    environ["COLUMNS"] = "300"
     with (folder / "demo.out").open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "fieldloop_demo", "--folder", str(folder / "run"), *arguments],

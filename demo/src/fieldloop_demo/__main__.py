@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_demo.screen import Screen
@@ -72,7 +73,7 @@ def demo(
             screen.say("stopping")
             code = 0 if story.outcome.accuracy is not None else 130
         except FieldloopError as error:
-            screen.console.print(f"[red]the demo failed:[/red] {error}", markup=True)
+            screen.say(f"[red]the demo failed:[/red] {escape(str(error))}")
             screen.say(f"the logs of all processes are in {root / 'logs'}")
             code = 1
         finally:

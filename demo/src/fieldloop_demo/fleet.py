@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,15 +195,19 @@ def _call(*arguments: str) -> bytes:
     return done.stdout
 
 
-def choose(recordings: list[Recording], subjects: list[int], folder: Path) -> list[Device]:
+def choose(
+    recordings: list[Recording], first: Sequence[int], later: Sequence[int], folder: Path
+) -> list[Device]:
     """One device for each subject: one arm to learn from, the other never seen by any training.
 
-    The learnt arm alternates, so that the model meets both sides; whichever it is, the other one is
-    held out.
+    The first subjects all wear the watch on the right arm, the later ones on the right and the left
+    in turn. So the first model has never seen a left arm, and most of what the second one gains is
+    just that: it meets the variety that the field has and the first recordings lacked.
     """
+    arms = [(subject, "right") for subject in first]
+    arms += [(subject, ("right", "left")[index % 2]) for index, subject in enumerate(later)]
     devices: list[Device] = []
-    for index, subject in enumerate(subjects):
-        learnt = "right" if index % 2 == 0 else "left"
+    for subject, learnt in arms:
         own = [r for r in recordings if r.subject == subject]
         if not own:
             raise FieldloopError(f"no recordings of subject {subject}", code="demo.subject")

@@ -46,7 +46,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     def begin(self, stage: str, title: str) -> None:
         """Begin a stage; `stage` is its key among the seconds."""
@@ -70,4 +70,4 @@ class Screen:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self.console.print(f"[green]✓[/green] [dim]{seconds:5.1f} s[/dim]  {brought}")
+        self.say(f"[green]✓[/green] [dim]{seconds:5.1f} s[/dim]  {brought}")

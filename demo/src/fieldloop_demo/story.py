@@ -120,8 +120,7 @@ class Story:
         screen, options = self._screen, self._options
         screen.begin("start", "starting broker and cloud services")
         recordings = load()
-        subjects = [*options.first, *options.later]
-        devices = choose(recordings, subjects, self._root / "devices")
+        devices = choose(recordings, options.first, options.later, self._root / "devices")
         self._broker = Broker(options.broker, self._root, self._processes)
         self._broker.start()
         self._services = Services(self._root, self._broker.port, options.speed, self._processes)
@@ -179,7 +178,7 @@ class Story:
         size = self.watch.manifest(row).files["model.tflite"].length
         self._screen.end(
             f"{MODEL} version {version}: int8 {_percent(metrics, 'int8')}, "
-            f"float {_percent(metrics, 'float')} on held-out recordings, "
+            f"float {_percent(metrics, 'float')} on the ends of its recordings, held out; "
             f"{size / 1024:.0f} KiB, from {labels} labels"
         )
         return row
@@ -393,5 +392,4 @@ def _percent(metrics: dict[str, dict[str, float]], name: str) -> str:
 
 def _waves(row: RolloutRow) -> list[int]:
     """How many devices each wave touched."""
-    waves = [touch[1] for touch in row.document.get("touched", [])]
-    return [waves.count(number) for number in sorted(set(waves))]
+    return [len(wave["devices"]) for wave in row.document["waves"]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from fieldloop_contract.manifest import Manifest
@@ -108,11 +109,17 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
 def tables(summary: dict[str, Any]) -> list[Table]:
     """The summary as tables."""
-    devices = Table(title="Devices", title_justify="left")
-    for name in ("device", "model", "windows scored", "accuracy before", "after"):
-        devices.add_column(name, justify="left" if name == "device" else "right")
+    devices = _table("Devices", "device", "model", "windows scored", "accuracy before", "after")
     for row in summary["devices"]:
         devices.add_row(
             row["device"],
@@ -121,31 +128,19 @@ def tables(summary: dict[str, Any]) -> list[Table]:
             _share(row["accuracy_before"]),
             _share(row["accuracy_after"]),
         )
-    ledger = Table(title="The books: produced = stored + pending + withheld + dropped",
-                   title_justify="left")  # fmt: skip
-    for name in (
-        "log",
-        "produced",
-        "stored",
-        "pending",
-        "withheld",
-        "dropped",
-        "balanced",
-        "KiB up",
-    ):
-        ledger.add_column(name, justify="left" if name == "log" else "right")
+    accounts = ("produced", "stored", "pending", "withheld")
+    title = "The books: produced = stored + pending + withheld + dropped"
+    ledger = _table(title, "log", *accounts, "dropped", "ok", "KiB up")
     for row in summary["ledger"]["logs"]:
         name = f"{row['device']}/{row['service']}"
         ledger.add_row(
             name,
-            *(f"{row[key]:,}" for key in ("produced", "stored", "pending", "withheld")),
+            *(f"{row[key]:,}" for key in accounts),
             f"{sum(row['dropped'].values()):,}",
             "yes" if row["balanced"] else "[red]no[/red]",
             f"{summary['wire_bytes'].get(name, 0) / 1024:,.0f}",
         )
-    stages = Table(title="Seconds", title_justify="left")
-    stages.add_column("stage")
-    stages.add_column("s", justify="right")
+    stages = _table("Seconds", "stage", "s")
     for stage, seconds in summary["seconds"].items():
         stages.add_row(stage.replace("_", " "), f"{seconds:.1f}")
     return [devices, ledger, stages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -310,6 +311,32 @@ def test_switching_to_another_windowing_neither_loses_nor_repeats_samples(bench:
     bench.idle()
     assert bench.starts() == [*range(0, 39 * HOP, HOP), *range(39 * HOP, 79 * HOP, WINDOW)]
     assert bench.results("shadow") == []
+
+
+def test_swaps_under_load_lose_no_window_and_repeat_none(bench: Bench) -> None:
+    swaps, items = 60, frames(1500)
+    bench.put(items[:60])
+    refs = [
+        bench.source.add(*make_bundle(name, version=n, limits={"probation_windows": 1}))
+        for n, name in ((1, "good"), (2, "better"))
+    ]
+    bench.source.order(refs[0])
+    bench.until(Phase.ACTIVE)
+    bench.source.order(refs[1])
+    bench.until(Phase.SHADOW)
+    bench.put(items[60:100])
+    bench.until(Phase.ACTIVE)
+    for n in range(swaps):
+        bench.put(items[100 + 20 * n : 120 + 20 * n])
+        bench.source.order(refs[n % 2])
+        bench.turn()
+        assert bench.slot.slot.active == refs[n % 2]
+    bench.idle()
+    count = 100 + 20 * swaps
+    assert bench.starts() == every_window(count)
+    versions = [r["model"]["version"] for r in bench.results()]
+    changes = sum(a != b for a, b in itertools.pairwise(versions))
+    assert changes == swaps + 1
 
 
 def test_report_is_valid_and_tells_latency(bench: Bench) -> None:

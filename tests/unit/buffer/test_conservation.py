@@ -8,6 +8,7 @@ or withheld, or named by an event that tells of its drop; no key ever had two co
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -244,8 +245,8 @@ class LogMachine(RuleBasedStateMachine):
 
 
 LogMachine.TestCase.settings = settings(
-    max_examples=12,
-    stateful_step_count=25,
+    max_examples=int(os.environ.get("CONSERVATION_EXAMPLES", "12")),
+    stateful_step_count=int(os.environ.get("CONSERVATION_STEPS", "25")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -35,8 +35,7 @@ def fleet(n: int, evidence: Evidence = IDLE) -> dict[str, Evidence]:
 
 
 def look(state: Rollout, devices: dict[str, Evidence], now_s: float, **gates: object):
-    assigned = {d: OLD for d in devices}
-    seen = Observation(devices, assigned)
+    seen = Observation(devices, dict.fromkeys(devices, OLD))
     return step(state, WAVES, GATES.model_copy(update=gates), seen, now_s)
 
 

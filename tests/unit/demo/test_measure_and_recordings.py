@@ -7,7 +7,7 @@ import doctest
 import numpy as np
 import pytest
 
-from fieldloop_contract.errors import FixConfiguration
+from fieldloop_contract.errors import FieldloopError, FixConfiguration
 from fieldloop_demo import measure, recordings
 from fieldloop_demo.fleet import choose
 from fieldloop_demo.measure import Scored, mean_accuracy, paired, score
@@ -54,11 +54,17 @@ def test_the_recordings_are_all_there_and_both_arms_of_each_subject_differ():
 
 
 def test_no_recording_is_both_learnt_and_held_out(tmp_path):
-    devices = choose(recordings.load(), [1, 2, 3], tmp_path)
+    devices = choose(recordings.load(), [1, 2], [3, 4], tmp_path)
     for device in devices:
         assert len(device.train) == len(device.held_out) == 7
-        assert {r.arm for r in device.train} != {r.arm for r in device.held_out}
-    assert devices[0].train[0].arm != devices[1].train[0].arm
+        assert not {r.name for r in device.train} & {r.name for r in device.held_out}
+    assert [d.train[0].arm for d in devices] == ["right", "right", "right", "left"]
+    assert [d.held_out[0].arm for d in devices] == ["left", "left", "left", "right"]
+
+
+def test_a_subject_without_recordings_is_refused(tmp_path):
+    with pytest.raises(FieldloopError, match="subject 11"):
+        choose(recordings.load(), [11], [], tmp_path)
 
 
 def test_another_pickle_is_refused_and_not_read(tmp_path):

@@ -251,33 +251,13 @@ def _publish(
     champion = _champion(store, settings)
     measured = _measure(store, settings, prepared, trained, manifest, model, champion)
     golden, count, step = _golden(manifest, model, prepared)
-    card = model_card(
-        name=manifest.name,
-        version=manifest.version,
-        about=recipe.model_card(dataset.spec.channels, labels),
-        summary=prepared.summary,
-        metrics=measured.metrics,
-        verdict=measured.verdict,
-    )
-    counts = {"windows": len(dataset.places), "recordings": len(dataset.recordings)}
-    counts["devices"] = len(prepared.summary["windows_by_device"])
-    counts |= {f"windows_{use}": n for use, n in prepared.summary["windows_by_use"].items()}
     manifest = complete(
         manifest,
         golden=golden,
         golden_count=count,
         output_step=step,
         drift_reference=Reference.of(normalised).to_object(),
-        lineage=Lineage(
-            dataset=prepared.digest,
-            run=run_id,
-            recipe=recipe.name,
-            code=code_revision(),
-            parent=champion.ref() if champion else None,
-            metrics=measured.metrics,
-            counts=counts,
-            model_card=card,
-        ),
+        lineage=_lineage(recipe, prepared, measured, manifest, run_id, champion),
     )
     report = check_golden(manifest, golden, open_runner(model))
     if not report.passed:
@@ -301,6 +281,37 @@ def _publish(
         "metrics": measured.metrics,
     }
     return _end(store, run_id, state, verdict, progress, now_ns)
+
+
+def _lineage(
+    recipe: Recipe, prepared: Prepared, measured: Measured, manifest: Manifest, run_id: str,
+    champion: Manifest | None,
+) -> Lineage:  # fmt: skip
+    """What made this version, with its model card."""
+    summary = prepared.summary
+    counts = {
+        "windows": len(prepared.dataset.places),
+        "recordings": len(prepared.dataset.recordings),
+        "devices": len(summary["windows_by_device"]),
+    }
+    counts |= {f"windows_{use}": n for use, n in summary["windows_by_use"].items()}
+    return Lineage(
+        dataset=prepared.digest,
+        run=run_id,
+        recipe=recipe.name,
+        code=code_revision(),
+        parent=champion.ref() if champion else None,
+        metrics=measured.metrics,
+        counts=counts,
+        model_card=model_card(
+            name=manifest.name,
+            version=manifest.version,
+            about=recipe.model_card(prepared.dataset.spec.channels, prepared.dataset.labels),
+            summary=summary,
+            metrics=measured.metrics,
+            verdict=measured.verdict,
+        ),
+    )
 
 
 def _champion(store: Store, settings: TrainingSettings) -> Manifest | None:

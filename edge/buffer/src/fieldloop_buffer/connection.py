@@ -21,6 +21,10 @@ _FULL_IN_DISGUISE = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What a call may raise: the message about a damaged file may itself be damaged text."""
+
+
 def _primary(error: BaseException) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
@@ -33,10 +37,10 @@ def is_full(error: BaseException) -> bool:
 
 def is_damaged(error: BaseException) -> bool:
     """Whether SQLite found the file malformed."""
-    return _primary(error) in _DAMAGED
+    return isinstance(error, UnicodeDecodeError) or _primary(error) in _DAMAGED
 
 
-def translate(error: sqlite3.Error, path: str) -> FieldloopError:
+def translate(error: Exception, path: str) -> FieldloopError:
     """The error in the contract's tree."""
     if is_full(error):
         return OutOfSpace(f"no room for {path}: {error}")
@@ -56,7 +60,13 @@ def open_writer(path: str) -> sqlite3.Connection:
     connection.execute("PRAGMA wal_autocheckpoint=0")
     connection.execute(f"PRAGMA cache_size=-{PAGE_CACHE_KIB}")
     connection.execute("PRAGMA temp_store=MEMORY")
+    connection.text_factory = decode_text
     return connection
+
+
+def decode_text(data: bytes) -> str:
+    """Text that was damaged is still text: what it means is checked, not how it is written."""
+    return data.decode("utf-8", "replace")
 
 
 def open_reader(path: str) -> sqlite3.Connection:
@@ -71,6 +81,7 @@ def open_reader(path: str) -> sqlite3.Connection:
     )
     connection.execute(f"PRAGMA cache_size=-{PAGE_CACHE_KIB // 2}")
     connection.execute("PRAGMA query_only=1")
+    connection.text_factory = decode_text
     return connection
 
 

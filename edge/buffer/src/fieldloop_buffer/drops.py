@@ -24,16 +24,19 @@ class DropNotes:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._notes: dict[str, dict[str, Any]] = {}
-        self.load()
+        row = connection.execute("SELECT value FROM state WHERE key = ?", (STATE_KEY,)).fetchone()
+        self._notes: dict[str, dict[str, Any]] = json.loads(row[0]) if row else {}
 
     def __bool__(self) -> bool:
         return bool(self._notes)
 
-    def load(self) -> None:
-        """Read them again, as after a roll-back."""
-        row = self._db.execute("SELECT value FROM state WHERE key = ?", (STATE_KEY,)).fetchone()
-        self._notes = json.loads(row[0]) if row else {}
+    def snapshot(self) -> str:
+        """A copy, to go back to when a transaction is rolled back."""
+        return json.dumps(self._notes)
+
+    def restore(self, snapshot: str) -> None:
+        """Go back."""
+        self._notes = json.loads(snapshot)
 
     def add(self, cause: str, dropped: Dropped, books: Books) -> None:
         """Note rows that were dropped; call in the transaction that did it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from fieldloop_buffer.connection import file_key, is_damaged, open_reader
+from fieldloop_buffer.connection import FAILURES, file_key, is_damaged, open_reader
 from fieldloop_buffer.entry import row_id, split_id
 
 
@@ -69,7 +69,7 @@ class Followed:
             if int(db.execute("PRAGMA user_version").fetchone()[0]) < 1 or not read_view(db).epochs:
                 db.close()
                 return None
-        except sqlite3.Error as error:
+        except FAILURES as error:
             db.close()
             if is_damaged(error):
                 raise

@@ -9,7 +9,7 @@ deleting either at a bound changes nothing here. Owner thread only.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fieldloop_buffer.entry import SEQ_MAX, row_id
 from fieldloop_contract.messages import LedgerTotals
@@ -57,8 +57,12 @@ class Books:
         self.load()
 
     def load(self) -> None:
-        """Read them again, as after a transaction that was rolled back."""
-        self.accounts = {
+        """Read them from the file.
+
+        Raises:
+            sqlite3.Error: they cannot be read; what was in memory stays.
+        """
+        accounts = {
             row[0]: Account(*row)
             for row in self._db.execute(
                 "SELECT no, epoch, next_seq, durable_seq, stored, pending, withheld"
@@ -66,8 +70,16 @@ class Books:
             )
         }
         for no, cause, n in self._db.execute("SELECT no, cause, n FROM drops"):
-            if no in self.accounts:
-                self.accounts[no].dropped[cause] = n
+            if no in accounts:
+                accounts[no].dropped[cause] = n
+        self.accounts = accounts
+
+    def snapshot(self) -> dict[int, Account]:
+        """A copy, to go back to when a transaction is rolled back."""
+        return {
+            no: replace(account, dropped=dict(account.dropped))
+            for no, account in self.accounts.items()
+        }
 
     def by_epoch(self, epoch: str) -> Account | None:
         """The account of an epoch, None for one that is not known here."""

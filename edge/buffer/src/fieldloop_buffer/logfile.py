@@ -7,6 +7,7 @@ run again. Owner thread only.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 import uuid
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fieldloop_buffer import opening, quarantine, schema
-from fieldloop_buffer.connection import open_writer, sync_folder, translate
+from fieldloop_buffer.connection import FAILURES, open_writer, sync_folder, translate
 from fieldloop_buffer.drops import DropNotes
 from fieldloop_buffer.identity import file_fingerprint, machine_fingerprint
 from fieldloop_buffer.ledger import Account
@@ -82,7 +83,7 @@ class LogFile:
         """
         try:
             self._attach(None, self._settings.check_s_max)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             self._lock.close()
             raise translate(error, self.path) from error
         except BaseException:
@@ -90,7 +91,7 @@ class LogFile:
             raise
 
     def _attach(self, damage: str | None, check_s_max: float) -> None:
-        known = self._known_epochs()
+        known = self.store.books.snapshot() if hasattr(self, "store") else {}
         quarantine.finish(self.path)
         version = 0
         if damage is None:
@@ -111,11 +112,6 @@ class LogFile:
         self._begin(replaced=salvage is not None)
         if salvage is not None:
             self._tell_quarantine(salvage, damage or "")
-
-    def _known_epochs(self) -> dict[int, str]:
-        if not hasattr(self, "store"):
-            return {}
-        return {no: account.epoch for no, account in self.store.books.accounts.items()}
 
     def _begin(self, *, replaced: bool) -> None:
         """Begin or resume an epoch, and remember which file on which machine this is."""
@@ -179,7 +175,7 @@ class LogFile:
         self.db.close()
         try:
             self._attach(damage, _FULL_CHECK_S)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise translate(error, self.path) from error
 
     def close(self) -> None:
@@ -205,27 +201,22 @@ class LogFile:
         Raises:
             OutOfSpace, Isolate, RetryLater: SQLite's errors, translated.
         """
+        store, notes = self.store.snapshot(), self.notes.snapshot()
         try:
             self.db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self.db.execute("BEGIN IMMEDIATE")
             yield
             self.db.execute("COMMIT")
         except BaseException as error:
-            self._roll_back()
-            if isinstance(error, sqlite3.Error):
+            with contextlib.suppress(*FAILURES):  # SQLite may have rolled back by itself
+                self.db.execute("ROLLBACK")
+            self.store.restore(store)
+            self.notes.restore(notes)
+            if hasattr(self, "account"):
+                self.account = self.store.books.accounts[self.account.no]
+            if isinstance(error, FAILURES):
                 raise translate(error, self.path) from error
             raise
-
-    def _roll_back(self) -> None:
-        try:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            self.store.reload()
-            self.notes.load()
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
-        if hasattr(self, "account"):
-            self.account = self.store.books.accounts.get(self.account.no, self.account)
 
     def guarded(self, act: Callable[[], T], bytes_needed: int) -> T:
         """Run a write; on a full disk make room and run it again, on damage replace the file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from fieldloop_buffer.connection import open_reader, size_of, translate
+from fieldloop_buffer.connection import FAILURES, open_reader, size_of, translate
 from fieldloop_buffer.entry import KIND_OF, SEQ_MAX, row_id
 from fieldloop_buffer.ledger import Books
 from fieldloop_contract.errors import FixConfiguration
@@ -39,7 +39,7 @@ def describe(path: str) -> Iterator[str]:
         yield from _books(db)
         yield from _streams(db)
         yield from _dead_letters(db)
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise translate(error, path) from error
     finally:
         db.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fieldloop_buffer.connection import is_damaged, translate
+from fieldloop_buffer.connection import FAILURES, decode_text, translate
 from fieldloop_contract.errors import FixConfiguration, Isolate
 
 
@@ -52,12 +52,13 @@ def inspect(path: str, check_s_max: float) -> int:
         return 0
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        connection.text_factory = decode_text
         try:
             version = int(connection.execute("PRAGMA user_version").fetchone()[0])
             verdict = _quick_check(connection, check_s_max)
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise translate(error, path) from error
     if verdict != "ok":
         raise Isolate(f"{path} is damaged: {verdict[:200]}", code="log.damaged")
@@ -71,7 +72,7 @@ def _quick_check(connection: sqlite3.Connection, check_s_max: float) -> str:
     try:
         return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.OperationalError as error:
-        if is_damaged(error) or error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
         return "ok"
     finally:

@@ -15,21 +15,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fieldloop_buffer import schema
-from fieldloop_buffer.connection import open_reader, open_writer, sync_folder
+from fieldloop_buffer.connection import FAILURES, open_reader, open_writer, sync_folder
 from fieldloop_buffer.entry import KIND_OF, SEQ_BITS, split_id
 from fieldloop_buffer.ledger import Account, Books
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.rowstore import RowStore, RowTuple
+from fieldloop_contract.ids import EPOCH_PATTERN
 
 KEPT = 1
 READY_KEY = "log.ready"
 CAUSE = "corrupt"
+_FIRST_PAGE = "-page1"
+_PARTS = ("-wal", "-shm", _FIRST_PAGE)
+_PAGE_BYTES, _PAGE_COUNT_OFFSET = 4096, 28
+"""Page count, then first page and length of the free list: https://www.sqlite.org/fileformat2.html"""
 _STEP_ROWS = 200
 _HOLE_MAX = 1 << 20
 _FAILURES_MAX = 20_000
@@ -72,7 +79,7 @@ def finish(path: str) -> None:
     if not os.path.exists(new):
         return
     ready = False
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(*FAILURES):
         connection = sqlite3.connect(new)
         try:
             ready = (
@@ -87,11 +94,11 @@ def finish(path: str) -> None:
         _remove(new)
 
 
-def replace(path: str, known: dict[int, str]) -> Salvage:
+def replace(path: str, known: dict[int, Account]) -> Salvage:
     """Replace the damaged file at `path`.
 
     Args:
-        known: epochs by number, as far as the caller remembers them.
+        known: the books, where the caller had them in memory; otherwise they are read.
 
     Raises:
         sqlite3.Error, FieldloopError: the new file cannot be made.
@@ -102,11 +109,13 @@ def replace(path: str, known: dict[int, str]) -> Salvage:
         _remove(str(old))
     schema.ensure(new, 0)
     name = _free_name(path)
+    if not _schema_readable(path):
+        _graft_first_page(path, new, name)
     report = Salvage(file=os.path.basename(name))
     connection = open_writer(new)
     try:
         connection.execute("PRAGMA synchronous=NORMAL")
-        _carry(path, connection, known | _read_sidecar(path), report)
+        _carry(path, connection, known, report)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("INSERT INTO state (key, value) VALUES (?, '1')", (READY_KEY,))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -116,10 +125,44 @@ def replace(path: str, known: dict[int, str]) -> Salvage:
     return report
 
 
+def _schema_readable(path: str) -> bool:
+    try:
+        old = open_reader(path)
+    except FAILURES:
+        return False
+    try:
+        old.execute("SELECT id FROM rows WHERE id = 0").fetchone()
+    except FAILURES:
+        return False
+    finally:
+        old.close()
+    return True
+
+
+def _graft_first_page(path: str, new: str, name: str) -> None:
+    """Give a file whose first page is damaged that of a new one, and keep what was there.
+
+    The first page holds the header and the schema, and is written more often than any other. All
+    logs are made by the same migrations, so their tables begin at the same pages. Without it no row
+    could be reached.
+    """
+    pages = os.path.getsize(path) // _PAGE_BYTES
+    if pages < 2:
+        return
+    with open(new, "rb") as file:
+        page = bytearray(file.read(_PAGE_BYTES))
+    struct.pack_into(">III", page, _PAGE_COUNT_OFFSET, pages, 0, 0)
+    with open(path, "r+b") as file:
+        with open(name + _FIRST_PAGE, "wb") as kept:
+            kept.write(file.read(_PAGE_BYTES))
+        file.seek(0)
+        file.write(page)
+
+
 def _kept(path: str) -> list[Path]:
     folder, stem = Path(path).absolute().parent, Path(path).name
     found = folder.glob(f"{stem}.corrupt-*")
-    return sorted(p for p in found if not p.name.endswith(("-wal", "-shm")))
+    return sorted(p for p in found if not p.name.endswith(_PARTS))
 
 
 def _free_name(path: str) -> str:
@@ -128,7 +171,7 @@ def _free_name(path: str) -> str:
 
 
 def _remove(path: str) -> None:
-    for end in ("", "-wal", "-shm"):
+    for end in ("", *_PARTS):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + end)
 
@@ -149,21 +192,20 @@ def _swap(path: str, name: str) -> None:
     sync_folder(path)
 
 
-def _carry(path: str, new: sqlite3.Connection, known: dict[int, str], report: Salvage) -> None:
+def _carry(path: str, new: sqlite3.Connection, known: dict[int, Account], report: Salvage) -> None:
     """Carry epochs, state and pending rows over; what cannot be read is counted."""
     try:
         old = open_reader(path)
-    except sqlite3.Error:
+    except FAILURES:
         old = None
-    store = RowStore(new)
-    accounts = _read_accounts(old, known)
+    accounts = known or _read_accounts(old, _read_sidecar(path))
     for account in accounts.values():
         new.execute(
             "INSERT INTO epochs (no, epoch, next_seq, durable_seq, stored, pending, withheld,"
             " created_ns) VALUES (?, ?, 1, 0, 0, 0, 0, 0)",
             (account.no, account.epoch),
         )
-    store.reload()
+    store = RowStore(new)
     report.state_lost = not _carry_state(old, new)
     if old is not None:
         streams = _read_streams(old)
@@ -176,13 +218,22 @@ def _carry(path: str, new: sqlite3.Connection, known: dict[int, str], report: Sa
         report.epochs.append(account.epoch)
 
 
-def _read_accounts(old: sqlite3.Connection | None, known: dict[int, str]) -> dict[int, Account]:
+def _read_accounts(old: sqlite3.Connection | None, names: dict[int, str]) -> dict[int, Account]:
     """The books as far as they can be read; `stored` is -1 where only the epoch is known."""
     found: dict[int, Account] = {}
     if old is not None:
-        with contextlib.suppress(sqlite3.Error):
-            found = Books(old).accounts
-    return {no: Account(no, epoch, stored=-1) for no, epoch in known.items()} | found
+        with contextlib.suppress(*FAILURES):
+            found = {no: a for no, a in Books(old).accounts.items() if _plausible(a)}
+    return {no: Account(no, epoch, stored=-1) for no, epoch in names.items()} | found
+
+
+def _plausible(account: Account) -> bool:
+    numbers = (account.next_seq - 1, account.stored, account.pending, account.withheld)
+    return (
+        re.fullmatch(EPOCH_PATTERN, account.epoch) is not None
+        and min(numbers) >= 0
+        and account.totals().balanced
+    )
 
 
 def _carry_state(old: sqlite3.Connection | None, new: sqlite3.Connection) -> bool:
@@ -191,7 +242,7 @@ def _carry_state(old: sqlite3.Connection | None, new: sqlite3.Connection) -> boo
     try:
         rows = old.execute("SELECT key, value FROM state WHERE key <> ?", (READY_KEY,)).fetchall()
         rejects = old.execute("SELECT code, n FROM rejects").fetchall()
-    except sqlite3.Error:
+    except FAILURES:
         return False
     new.executemany("INSERT INTO state (key, value) VALUES (?, ?)", rows)
     new.executemany("INSERT INTO rejects (code, n) VALUES (?, ?)", rejects)
@@ -201,7 +252,7 @@ def _carry_state(old: sqlite3.Connection | None, new: sqlite3.Connection) -> boo
 def _read_streams(old: sqlite3.Connection) -> dict[int, str]:
     try:
         return dict(old.execute("SELECT no, stream FROM streams").fetchall())
-    except sqlite3.Error:
+    except FAILURES:
         return {}
 
 
@@ -219,7 +270,7 @@ def _readable(
                 " WHERE id > ? ORDER BY id LIMIT ?",
                 (at, limit),
             ).fetchall()
-        except sqlite3.Error:
+        except FAILURES:
             failures += 1
             if limit > 1:
                 limit = 1
@@ -229,10 +280,14 @@ def _readable(
             continue
         if not rows:
             return
-        hole, limit, at = 0, _STEP_ROWS, rows[-1][0]
-        good = [row for row in rows if _sound(row, accounts)]
-        if good:
-            yield [(row, _was_pending(old, row)) for row in good]
+        # In a damaged tree rows may come twice or out of order; the key is under the checksum.
+        good = {row[0]: row for row in rows if row[0] > at and _sound(row, accounts)}
+        if not good:
+            hole = min(hole * 2 or 1, _HOLE_MAX)
+            at, failures = at + hole, failures + 1
+            continue
+        hole, limit, at = 0, _STEP_ROWS, max(good)
+        yield [(good[key], _was_pending(old, good[key])) for key in sorted(good)]
 
 
 def _sound(row: RowTuple, accounts: dict[int, Account]) -> bool:
@@ -252,7 +307,7 @@ def _was_pending(old: sqlite3.Connection, row: RowTuple) -> bool:
         found = old.execute(
             "SELECT last FROM pending WHERE first <= ? ORDER BY first DESC LIMIT 1", (row[0],)
         ).fetchone()
-    except sqlite3.Error:
+    except FAILURES:
         return True  # better sent twice than not at all: the cloud ignores what it has
     return found is not None and found[0] >= row[0]
 
@@ -265,14 +320,19 @@ def _insert(
 ) -> int:
     new.execute("BEGIN IMMEDIATE")
     try:
-        carried = []
+        carried: list[RowTuple] = []
         for row, pending in rows:
-            if not pending:
-                continue
-            stream = store.stream_no(streams.get(row[2], f"stream-{row[2]}"))
-            carried.append((*row[:2], stream, *row[3:]))
+            account = store.books.accounts[split_id(row[0])[0]]
+            account.next_seq = max(account.next_seq, split_id(row[0])[1] + 1)
+            if row[5]:
+                account.withheld += 1
+            elif not pending:
+                account.stored += 1
+            else:
+                name = streams.get(row[2], f"stream-{row[2]}")
+                carried.append((*row[:2], store.stream_no(name), *row[3:]))
         store.insert(carried)
-        for no in {split_id(row[0])[0] for row in carried}:
+        for no in {split_id(row[0])[0] for row, _ in rows}:
             store.books.save(store.books.accounts[no])
         new.execute("COMMIT")
     except BaseException:
@@ -284,14 +344,13 @@ def _insert(
 def _close_account(store: RowStore, old: Account) -> int:
     """Balance one epoch after salvage; returns the rows lost."""
     carried = store.books.accounts[old.no]
-    known = old.stored >= 0
-    if known:
+    if old.stored >= 0:
         carried.next_seq = old.next_seq
         carried.stored, carried.withheld = old.stored, old.withheld
         carried.dropped = dict(old.dropped)
         lost = old.pending - carried.pending
     else:
-        lost = carried.next_seq - 1 - carried.pending
+        lost = carried.next_seq - 1 - carried.pending - carried.stored - carried.withheld
     carried.durable_seq = carried.next_seq - 1
     carried.drop(CAUSE, max(lost, 0))
     if lost < 0:  # rows whose acknowledgement could not be read count as pending again

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fieldloop_buffer.connection import translate
+from fieldloop_buffer.connection import FAILURES, translate
 from fieldloop_buffer.entry import CODE_OF, KIND_OF, SEQ_MAX, Cursor, Kind, Row, row_id, split_id
 from fieldloop_buffer.following import Followed, View, holes, read_view
 from fieldloop_buffer.payload import checksum
@@ -53,7 +53,7 @@ class Reader:
         try:
             db = self._file.connection()
             return None if db is None else _end(read_view(db))
-        except sqlite3.Error as error:
+        except FAILURES as error:
             self.close()
             raise translate(error, self._file.path) from error
 
@@ -83,7 +83,7 @@ class Reader:
             if db is None:
                 return Chunk([], cursor)
             return self._read(db, cursor, kinds, streams, limit)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             self.close()
             raise translate(error, self._file.path) from error
 

@@ -19,6 +19,7 @@ _WAL_SHARE, _WAL_BYTES_MIN, _WAL_BYTES_MAX = 4, _MIB, 32 * _MIB
 _RESERVE_SHARE = 8
 _CHECKPOINT_SHARE, _CHECKPOINT_BYTES_MAX = 4, 4 * _MIB
 _SLACK_SHARE = 50
+_SMALL_BYTES = 256 * 1024
 ROW_OVERHEAD_BYTES = 32
 """Key, times, checksum and cell header of a row, roughly."""
 
@@ -40,13 +41,18 @@ class Bounds:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of the write-ahead log at which it is copied into the file."""
-        return min(self.wal_bytes_max // _CHECKPOINT_SHARE, _CHECKPOINT_BYTES_MAX)
+        """Size of the write-ahead log at which it is copied into the file.
+
+        On a full disk the copy, by which the file grows, has to fit what the reserve gives.
+        """
+        share = min(self.wal_bytes_max // _CHECKPOINT_SHARE, _CHECKPOINT_BYTES_MAX)
+        return min(share, max(self.reserve_bytes // 2, _SMALL_BYTES))
 
     @property
     def buffer_bytes_max(self) -> int:
         """Most bytes of rows that wait in memory; their commit fits the write-ahead log."""
-        return min(self.wal_bytes_max // 4, 2 * _MIB)
+        share = min(self.wal_bytes_max // 4, 2 * _MIB)
+        return min(share, max(self.reserve_bytes // 4, _SMALL_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from fieldloop_buffer.entry import BULK, CODE_OF, split_id
-from fieldloop_buffer.ledger import Books
+from fieldloop_buffer.ledger import Account, Books
 from fieldloop_buffer.pending import PendingSet
 from fieldloop_buffer.ranges import Range, count, runs
 from fieldloop_contract.errors import LimitExceeded
@@ -34,6 +34,14 @@ class Dropped:
     keys: list[Range] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Books and stream names at the beginning of a transaction."""
+
+    accounts: dict[int, Account]
+    stream_nos: dict[str, int]
+
+
 class RowStore:
     """Rows, pending set, stream names and books of one file."""
 
@@ -41,14 +49,17 @@ class RowStore:
         self._db = connection
         self.books = Books(connection)
         self.pending = PendingSet(connection)
-        self._stream_nos: dict[str, int] = {}
-        self.reload()
+        rows = connection.execute("SELECT stream, no FROM streams")
+        self._stream_nos: dict[str, int] = dict(rows.fetchall())
 
-    def reload(self) -> None:
-        """Read again what is held in memory, as after a roll-back."""
-        self.books.load()
-        rows = self._db.execute("SELECT stream, no FROM streams")
-        self._stream_nos = dict(rows.fetchall())
+    def snapshot(self) -> Snapshot:
+        """What is held in memory, to go back to when a transaction is rolled back."""
+        return Snapshot(self.books.snapshot(), dict(self._stream_nos))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back; nothing is read, so that a damaged file does not matter."""
+        self.books.accounts = snapshot.accounts
+        self._stream_nos = snapshot.stream_nos
 
     def stream_no(self, stream: str) -> int:
         """The number of a stream, given now if it is new.

@@ -30,7 +30,7 @@ class LogSettings(Settings):
         default=90 * 86_400.0, description="rows older than this are deleted (hours powered count)"
     )
     reserve_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = Field(
-        default=MIB, description="bytes held back so that deleting works on a full disk"
+        default=8 * MIB, description="bytes held back so that deleting works on a full disk"
     )
     policy: Policy = Field(
         default="drop_oldest", description="which rows go at the bound, for streams without a rule"

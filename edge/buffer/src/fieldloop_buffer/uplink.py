@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fieldloop_buffer.batching import Encoded, encode
-from fieldloop_buffer.connection import is_damaged
+from fieldloop_buffer.connection import FAILURES, is_damaged
 from fieldloop_buffer.entry import split_id
 from fieldloop_buffer.following import View
 from fieldloop_buffer.orders import Damaged, Order
@@ -184,7 +184,7 @@ class Uplink:
                 view = self._outbox.view()
                 if view is not None and self._session.connected:
                     idle = not self._turn(view, now_s)
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 self._trouble(error)
         self._outbox.file.close()
 
@@ -336,7 +336,7 @@ class Uplink:
             self._journal.error("uplink.damaged_rows", rows=len(seqs))
             self._order(Damaged(view.epochs[no], tuple(seqs)))
 
-    def _trouble(self, error: sqlite3.Error) -> None:
+    def _trouble(self, error: Exception) -> None:
         """The file could not be read: if it is damaged, its owner has to replace it."""
         if self._noise.allow():
             self._journal.warning("uplink.log_unreadable", error=str(error))

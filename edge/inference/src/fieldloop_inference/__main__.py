@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 from fieldloop_buffer import Log, Reader
 from fieldloop_buffer.uplink import Uplink
+from fieldloop_inference.memory import give_back, share_one_heap
 from fieldloop_inference.service import (
     SERVICE,
     Inference,
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 def serve(process: Life, environ: Mapping[str, str]) -> None:
     """Compose the service and run its loop until it is told to stop."""
     settings = load(InferenceSettings, environ)
+    share_one_heap()
     journal.configure(settings.log_level)
     log_book = Journal(SERVICE)
     clock = SystemClock(trusted=settings.trust_clock)
@@ -144,6 +146,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         service.start()
         session.start()
         uplink.start()
+        give_back()
         log_book.info("service.started", device=device, slots=sorted(service.slots))
         while not process.stop.is_set():
             scored = service.turn(time.monotonic())

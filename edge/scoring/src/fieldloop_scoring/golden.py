@@ -138,12 +138,14 @@ def _outputs(scorer: Scorer, inputs: NDArray[np.float32]) -> NDArray[np.float32]
             code="golden.shape",
         )
     rows = []
+    scorer.runner.reset()
     for flat in inputs.reshape(len(inputs), -1):
         parts, at = [], 0
         for shape, size in zip(shapes, sizes, strict=True):
             parts.append(flat[at : at + size].reshape(shape))
             at += size
         rows.append(np.concatenate(scorer.raw(*parts)))
+    scorer.runner.reset()
     return np.stack(rows)
 
 

@@ -190,7 +190,7 @@ class Fetcher:
                 ref, manifest_file, folder, self._bundles, self._settings.bundle_bytes_max
             )
         except OSError as error:
-            self._outcomes.append(Refused("space.exhausted", str(error), ref, final=True))
+            self._outcomes.append(Refused("bundle.storage", str(error), ref, final=True))
 
     def cancel(self, digest: str) -> None:
         """Stop a download and forget what came of it."""
@@ -230,9 +230,8 @@ class Fetcher:
                     self.chunks_refused += 1
                     self._complain(digest, ask, "the chunk has another length than its file says")
             except OSError as error:
-                self._give_up(
-                    download, Refused("space.exhausted", str(error), download.ref, final=True)
-                )
+                refused = Refused("space.exhausted", str(error), download.ref)
+                self._pause(download, self._last_s or 0.0, refused)
         self._leave_unwanted()
 
     def step(self, now_s: float, *, online: bool) -> list[Outcome]:

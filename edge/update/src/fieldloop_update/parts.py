@@ -25,11 +25,14 @@ class Part:
         self.path = path
         self.ref = ref
         self.discarded = 0
+        # A whole file without a map was finished, and its bundle was not: its content will tell.
+        finished = path.exists() and not _map_path(path).exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._map = os.open(_map_path(path), os.O_RDWR | os.O_CREAT, 0o644)
         os.ftruncate(self._file, ref.length)
         os.ftruncate(self._map, len(ref.chunks))
-        self._have = bytearray(os.pread(self._map, len(ref.chunks), 0))
+        claimed = os.pread(self._map, len(ref.chunks), 0)
+        self._have = bytearray(b"\x01" * len(ref.chunks) if finished else claimed)
         self._where: dict[str, list[int]] = {}
         for index, digest in enumerate(ref.chunks):
             self._where.setdefault(digest, []).append(index)

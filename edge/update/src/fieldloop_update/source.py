@@ -19,7 +19,7 @@ from fieldloop_update.bundles import Bundle, Bundles
 from fieldloop_update.durable import make_folder
 from fieldloop_update.fetch import Fetcher
 from fieldloop_update.mirror import TIMESTAMP, Mirror
-from fieldloop_update.outcomes import Missing, Ordered, Outcome, Ready, Refused
+from fieldloop_update.outcomes import Ordered, Outcome, Ready, Refused
 from fieldloop_update.settings import UpdateSettings
 from fieldloop_update.state import TrustState
 from fieldloop_update.verifier import Order, Verdict, Verifier
@@ -270,6 +270,3 @@ class ModelSource:
         self._told[refused.code] = (refused.reason, now_s)
         self._journal.warning("update.refused", code=refused.code, reason=refused.reason)
         return [refused]
-
-
-__all__ = ["Missing", "ModelSource", "Ordered", "Ready", "Refused"]

@@ -25,6 +25,7 @@ INPUT_DTYPES = ("float32", "int8", "uint8", "int16")
 OUTPUT_DTYPES = (*INPUT_DTYPES, "int32", "int64", "bool")
 TENSORS_MAX = 64
 _DELEGATE_OPS = ("DELEGATE", "TfLiteXNNPackDelegate")
+_RESOURCE_OPS = ("VAR_HANDLE", "ASSIGN_VARIABLE")
 _HEADER = b"TFL3"
 
 
@@ -47,9 +48,15 @@ class InterpreterRunner:
         self.version = version
         if model[4:8] != _HEADER:
             raise Isolate("not a TFLite file", code="model.unreadable")
+
+        def make() -> Any:
+            made = interpreter_class(model_content=model, num_threads=threads)
+            made.allocate_tensors()
+            return made
+
         try:
-            self._interpreter = interpreter_class(model_content=model, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            self._make = make
+            self._interpreter = make()
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except (ValueError, RuntimeError, MemoryError, TypeError, OverflowError) as error:
@@ -122,8 +129,14 @@ class InterpreterRunner:
         return values.reshape(shape)
 
     def reset(self) -> None:
-        """Set the variables of a stateful model back to their beginning."""
-        self._interpreter.reset_all_variables()
+        """Set the variables of a stateful model back to their beginning.
+
+        The runtimes reset variable tensors only; resource variables begin anew with an interpreter.
+        """
+        if any(op.name in _RESOURCE_OPS for op in self.ops()):
+            self._interpreter = self._make()
+        else:
+            self._interpreter.reset_all_variables()
 
 
 def _describe(details: dict[str, Any], dtypes: Sequence[str], what: str) -> TensorInfo:
