@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def vectors() -> dict[str, tuple[str, bytes, str | None]]:
     ref = ModelRef(name="activity", version=2, digest="ab" * 32)
     plain = encode_frames(EPOCH, [frame(1, 0.5, -0.25), frame(2, 1.0, 2.0)])
     smooth = [frame(i, *([i / 8] * 64), channels=1, stream="temperature") for i in range(1, 40)]
+    later = frame(2, 1.0, 1.0)
+    paused = SequencedFrame(2, replace(later.frame, planned_pause=True))
     nan = encode_frames(EPOCH, [frame(1, 0.5, 0.5), frame(2, float("nan"), 1.0), frame(3, 1, 1)])
     result = Result(
         stream="imu", slot="main", t0_ns=T0, t1_ns=T0 + 2_000_000_000, epoch=EPOCH, seq_first=1,
@@ -92,6 +95,11 @@ def vectors() -> dict[str, tuple[str, bytes, str | None]]:
         "frames-raw.cbor": ("frames", plain, None),
         "frames-compressed.cbor": ("frames", encode_frames(EPOCH, smooth), None),
         "frames-historical.cbor": ("frames", encode_frames(EPOCH, smooth, historical=True), None),
+        "frames-planned-pause.cbor": (
+            "frames",
+            encode_frames(EPOCH, [frame(1, 0.5, 0.5), paused]),
+            None,
+        ),
         "frames-unknown-field.cbor": ("frames", changed(plain, later="kept"), None),
         "frames-one-not-finite.cbor": ("frames", nan, None),
         "frames-truncated.cbor": ("frames", plain[:-3], "batch.cbor"),

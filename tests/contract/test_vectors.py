@@ -59,6 +59,11 @@ def test_values_of_a_frozen_batch_are_what_they_were():
     assert decode_frames(read("frames-historical.cbor")).historical
 
 
+def test_a_planned_pause_is_told_where_there_was_one():
+    batch = decode_frames(read("frames-planned-pause.cbor"))
+    assert [r.frame.planned_pause for r in batch.rows] == [False, True]
+
+
 def test_compressed_block_gives_the_samples_back_and_is_smaller():
     batch = decode_frames(read("frames-compressed.cbor"))
     assert [r.frame.array()[0, 0] for r in batch.rows] == [i / 8 for i in range(1, 40)]

@@ -90,7 +90,7 @@ def test_however_the_demo_ends_no_process_stays_behind(tmp_path: Path, number: s
         assert demo.poll() is None, (tmp_path / "demo.out").read_text("utf-8")
         time.sleep(0.1)
     demo.send_signal(number)
-    demo.wait(30)
+    demo.wait(60)
     assert wait_until_gone(tmp_path) == []
 
 

@@ -4,7 +4,7 @@ A CBOR batch (RFC 8949) is the map
 
     v: 1, epoch: hex, historical: bool, boots: [hex, ...],
     streams: [[id, channels, rate_hz, codec, block], ...],
-    rows: [[seq, stream index, t0_ns, mono_ns, boot index, clock code, n], ...]
+    rows: [[seq, stream index, t0_ns, mono_ns, boot index, clock code, n, flags?], ...]
 
 where a stream's `block` holds the samples of its rows one after the other: as a float32
 little-endian typed array (tag 85 of RFC 8746) with codec 0, or, where it pays, as the byte-shuffled
@@ -52,6 +52,7 @@ SEQ_MAX = (1 << 63) - 1
 JSON_DEPTH_MAX = 32
 _FLOAT32_LE = 85
 _CODEC_RAW, _CODEC_SHUFFLE_ZSTD = 0, 1
+_PLANNED_PAUSE = 1
 _COMPRESS_PAYS_BELOW = 0.95
 _CLOCKS = (Clock.UNKNOWN, Clock.SYNCHRONISED, Clock.HELD)
 _EPOCH = re.compile(EPOCH_PATTERN.removesuffix("$") + r"\Z")  # `$` would let a newline pass
@@ -133,7 +134,8 @@ def encode_frames(
         blocks[index].append(f.samples)
         boot = boots.setdefault(f.boot, len(boots))
         clock = _CLOCKS.index(f.clock)
-        encoded.append([item.seq, index, f.t0_ns, f.mono_ns, boot, clock, f.n])
+        row = [item.seq, index, f.t0_ns, f.mono_ns, boot, clock, f.n]
+        encoded.append([*row, _PLANNED_PAUSE] if f.planned_pause else row)
     if len(streams) > BATCH_STREAMS_MAX:
         raise LimitExceeded(
             f"{len(streams)} streams in a batch", hint=f"at most {BATCH_STREAMS_MAX}"
@@ -308,6 +310,7 @@ def _decode_row(
     if not isinstance(row, list) or len(row) < 7 or not all(isinstance(x, int) for x in row[:7]):
         raise MalformedMessage("a row is seven integers", code="batch.row")
     seq, index, t0_ns, mono_ns, boot, clock, n = row[:7]
+    flags = row[7] if len(row) > 7 and isinstance(row[7], int) else 0
     if not 0 <= index < len(streams):
         raise MalformedMessage(f"no stream {index} in this batch", code="batch.row")
     stream = streams[index]
@@ -330,6 +333,7 @@ def _decode_row(
         rate_hz=stream.rate_hz,
         channels=stream.channels,
         samples=samples,
+        planned_pause=bool(flags & _PLANNED_PAUSE),
     )
     return SequencedFrame(seq, check_frame(frame))
 

@@ -52,6 +52,8 @@ class Frame:
         rate_hz: nominal sample rate in Hz.
         channels: number of channels.
         samples: float32[n, channels], little-endian, row-major, physical units.
+        planned_pause: the stream's capture schedule paused before this frame, so that the time
+            between it and the one before is no gap.
     """
 
     stream: str
@@ -62,6 +64,7 @@ class Frame:
     rate_hz: float
     channels: int
     samples: bytes
+    planned_pause: bool = False
 
     @property
     def n(self) -> int:

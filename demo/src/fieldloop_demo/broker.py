@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fieldloop_contract.errors import FixConfiguration, RetryLater
-from fieldloop_demo.processes import Child, Processes
+from fieldloop_demo.processes import BROKER, Child, Processes
 
 _START_TIMEOUT_S = 20.0
 _SEARCH = ":/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
@@ -62,7 +62,7 @@ class Broker:
 
     def start(self) -> None:
         """Start it and wait until it accepts connections; RetryLater if it does not."""
-        self._child = self._processes.start("broker", self._command, {})
+        self._child = self._processes.start(BROKER, self._command, {})
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._child.running:
             with contextlib.suppress(OSError):

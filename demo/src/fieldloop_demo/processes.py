@@ -20,6 +20,7 @@ from fieldloop_contract.errors import FieldloopError
 
 _LEASH = str(Path(__file__).with_name("leash.py"))
 _LOG_TAIL_LINES = 12
+BROKER = "broker"
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class Processes:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")}
         with log_path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, _LEASH, *command],
+                [sys.executable, _LEASH, str(os.getpid()), *command],
                 env={**inherited, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,15 +83,19 @@ class Processes:
                     hint=f"all of it is in {child.log_path}",
                 )
 
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """End all: SIGTERM, newest first, then SIGKILL to whatever is left."""
+    def terminate(self) -> None:
+        """Ask all but the broker to end, newest first; returns at once."""
         for child in reversed(self._children):
             child.expected_to_run = False
-            if child.running and child.name != "broker":
+            if child.running and child.name != BROKER:
                 child.process.send_signal(signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 8.0) -> None:
+        """End all: SIGTERM, then SIGKILL to whatever is left, the broker last."""
+        self.terminate()
         deadline = time.monotonic() + timeout_s
-        for child in reversed(self._children):
-            if child.name != "broker":
+        for child in self._children:
+            if child.name != BROKER:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.process.wait(max(0.1, deadline - time.monotonic()))
         for child in self._children:

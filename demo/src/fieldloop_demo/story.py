@@ -112,6 +112,7 @@ class Story:
 
     def close(self) -> None:
         """End the desk and every process."""
+        self._processes.terminate()
         if self._desk is not None:
             self._desk.close()
         self._processes.stop()

@@ -135,6 +135,25 @@ def test_bad_model_is_refused_in_trial_while_the_old_one_scores(
     assert bench.events().count("model.rejected") == events
 
 
+def test_truncated_model_is_refused_even_where_it_crashes_the_interpreter(
+    veteran: Veteran,
+) -> None:
+    """tflite-runtime 2.14 ends with a segmentation fault here, litert with an error."""
+    bench = veteran.bench
+    veteran.version += 1
+    manifest, files = make_bundle(version=veteran.version)
+    cut = model("good")[:900]
+    names = {**manifest.files, "model.tflite": FileRef.of(cut)}
+    broken = manifest.model_copy(update={"files": names})
+    ref = bench.source.add(broken, {**files, "model.tflite": cut})
+    bench.source.order(ref)
+    bench.until(Phase.TRIAL)
+    bench.until(Phase.REJECTED)
+    words = bench.slot.slot.reason
+    assert "cannot load" in words or "signal 11" in words
+    assert bench.slot.slot.active == veteran.good
+
+
 def test_good_model_passes_a_trial_in_a_child_process(veteran: Veteran) -> None:
     bench = veteran.bench
     veteran.version += 1
@@ -148,18 +167,6 @@ def test_good_model_passes_a_trial_in_a_child_process(veteran: Veteran) -> None:
     figures = swap["data"]["figures"]
     assert 0 < figures["latency_us_p50"] <= figures["latency_us_p95"]
     assert 0 < figures["memory_bytes"] < 200 << 20
-
-
-def test_truncated_model_is_refused_in_trial(bench: Bench) -> None:
-    manifest, files = make_bundle()
-    cut = model("good")[:1000]
-    broken = manifest.model_copy(
-        update={"files": {**manifest.files, "model.tflite": FileRef.of(cut)}}
-    )
-    ref = bench.source.add(broken, {**files, "model.tflite": cut})
-    bench.source.order(ref)
-    bench.until(Phase.REJECTED)
-    assert bench.slot.slot.active is None
 
 
 def test_model_that_turns_bad_on_probation_is_taken_back(bench: Bench) -> None:
@@ -349,7 +356,8 @@ def test_report_is_valid_and_tells_latency(bench: Bench) -> None:
     (state,) = reported.slots
     assert state.state == "ACTIVE"
     assert state.counts["windows"] == 29
-    assert state.counts["xnnpack"] == 1
+    delegated = bench.slot._engine.runner.delegates == ["xnnpack"]
+    assert state.counts["xnnpack"] == int(delegated)
     assert 0 < state.latency_us["p50"] <= state.latency_us["p99"]
 
 

@@ -45,6 +45,7 @@ def sequenced_frames(draw):
         rate_hz=draw(st.sampled_from([1.0, 50.0, 3200.0])),
         channels=channels,
         samples=struct.pack(f"<{len(values)}f", *values),
+        planned_pause=draw(st.booleans()),
     )
     return SequencedFrame(draw(st.integers(1, 2**63 - 1)), frame)
 

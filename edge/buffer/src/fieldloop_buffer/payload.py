@@ -3,6 +3,8 @@
     version u8, clock u8, channels u16, rate_hz f64, t0_ns i64, mono_ns i64, boot 16 bytes,
     length of the stream's id u8, the id in ASCII, samples float32[n, channels]
 
+The clock's highest bit says that a planned pause came before the frame.
+
 Pure; any thread. Samples are copied once and never parsed, so that numpy is not needed.
 """
 
@@ -17,6 +19,7 @@ from fieldloop_contract.frames import FLOAT_BYTES, Clock, Frame
 VERSION = 1
 _HEADER = struct.Struct("<BBHdqq16sB")
 _CLOCKS = (Clock.UNKNOWN, Clock.SYNCHRONISED, Clock.HELD)
+_PLANNED_PAUSE = 0x80
 _KEY = struct.Struct("<qBqB")
 
 
@@ -25,7 +28,7 @@ def pack_frame(frame: Frame) -> bytes:
     stream = frame.stream.encode("ascii")
     header = _HEADER.pack(
         VERSION,
-        _CLOCKS.index(frame.clock),
+        _CLOCKS.index(frame.clock) | (_PLANNED_PAUSE if frame.planned_pause else 0),
         frame.channels,
         frame.rate_hz,
         frame.t0_ns,
@@ -52,7 +55,17 @@ def unpack_frame(payload: bytes) -> Frame:
             raise ValueError(f"version {version}")
         if not samples or len(samples) % (FLOAT_BYTES * channels):
             raise ValueError(f"{len(samples)} bytes of {channels} channels")
-        return Frame(stream, t0_ns, mono_ns, boot.hex(), _CLOCKS[clock], rate_hz, channels, samples)
+        return Frame(
+            stream,
+            t0_ns,
+            mono_ns,
+            boot.hex(),
+            _CLOCKS[clock & ~_PLANNED_PAUSE],
+            rate_hz,
+            channels,
+            samples,
+            planned_pause=bool(clock & _PLANNED_PAUSE),
+        )
     except (struct.error, ValueError, IndexError) as error:
         raise MalformedMessage(f"not a frame of a log: {error!s:.80}", code="log.frame") from error
 

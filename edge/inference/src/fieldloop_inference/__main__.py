@@ -81,43 +81,16 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 
 
 def serve(process: Life, environ: Mapping[str, str]) -> None:
-    """Compose the service and run its loop until it is told to stop."""
+    """Read the settings, compose the service, and run its loop until it is told to stop."""
     settings = load(InferenceSettings, environ)
     share_one_heap()
     journal.configure(settings.log_level)
     log_book = Journal(SERVICE)
     clock = SystemClock(trusted=settings.trust_clock)
     fleet, device = settings.fleet, settings.device
-    update = settings.update
-    if settings.trust_clock and not update.trust_clock:
-        update = update.model_copy(update={"trust_clock": True})
     root = read_root(settings.root_file)
     log = Log.open(settings.log, fleet=fleet, device=device, service=SERVICE, journal=log_book)
-    session: Session | None = None
-    source = ModelSource(
-        update,
-        fleet=fleet,
-        device=device,
-        service=SERVICE,
-        root=root,
-        subscribe=lambda *filters: session.subscribe(*filters) if session else None,
-        unsubscribe=lambda *filters: session.unsubscribe(*filters) if session else None,
-        clock=clock,
-        journal=log_book,
-    )
-    presence = Presence(
-        fleet,
-        device,
-        SERVICE,
-        versions={"fieldloop-inference": version("fieldloop-inference")},
-        capability=capability(settings),
-    )
-    session = Session(
-        settings.mqtt,
-        f"{fleet}/{device}/{SERVICE}/ctl",
-        subscriptions=source.filters(),
-        will=presence.will(),
-    )
+    source, session, presence = _connect(settings, root, clock, log_book)
     uplink = Uplink(
         settings.uplink,
         mqtt=settings.mqtt,
@@ -138,7 +111,12 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         session=session,
         presence=presence,
         take_orders=uplink.take_orders,
-        counters=lambda: {**source.counters, "mqtt.dropped": session.dropped},
+        counters=lambda: {
+            **source.counters,
+            "bytes_sent": uplink.bytes_sent + session.bytes_sent,
+            "bytes_received": uplink.bytes_received + session.bytes_received,
+            "mqtt.dropped": session.dropped,
+        },
     )
     health = Health()
     stop_health = health_server.serve(health, settings.health)
@@ -164,6 +142,42 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         log.close()
         stop_health()
         log_book.info("service.ended", windows=service.windows)
+
+
+def _connect(
+    settings: InferenceSettings, root: bytes, clock: SystemClock, log_book: Journal
+) -> tuple[ModelSource, Session, Presence]:
+    """The source of orders and bundles, the control connection that feeds it, and our presence."""
+    fleet, device = settings.fleet, settings.device
+    update = settings.update
+    if settings.trust_clock and not update.trust_clock:
+        update = update.model_copy(update={"trust_clock": True})
+    session: Session | None = None
+    source = ModelSource(
+        update,
+        fleet=fleet,
+        device=device,
+        service=SERVICE,
+        root=root,
+        subscribe=lambda *filters: session.subscribe(*filters) if session else None,
+        unsubscribe=lambda *filters: session.unsubscribe(*filters) if session else None,
+        clock=clock,
+        journal=log_book,
+    )
+    presence = Presence(
+        fleet,
+        device,
+        SERVICE,
+        versions={"fieldloop-inference": version("fieldloop-inference")},
+        capability=capability(settings),
+    )
+    session = Session(
+        settings.mqtt,
+        f"{fleet}/{device}/{SERVICE}/ctl",
+        subscriptions=source.filters(),
+        will=presence.will(),
+    )
+    return source, session, presence
 
 
 if __name__ == "__main__":

@@ -33,6 +33,29 @@ from enum import StrEnum
 from typing import Any, Final
 
 from fieldloop_contract.messages import ModelRef
+from fieldloop_inference.slotevents import (
+    EVENTS,
+    Cancel,
+    Effect,
+    Event,
+    Fault,
+    Fetch,
+    Fetched,
+    FetchRefused,
+    Order,
+    Report,
+    Restarted,
+    Serve,
+    ServedWell,
+    Shadow,
+    ShadowScored,
+    Stopped,
+    TrialBegun,
+    TrialPassed,
+    Try,
+    Unfit,
+    Unloadable,
+)
 
 STARTS_MAX: Final = 3
 BLACKLIST_MAX: Final = 100
@@ -96,169 +119,6 @@ class Slot:
         return {r.digest for r in (self.active, self.previous, self.candidate) if r is not None}
 
 
-# Events.
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A signed order: what the slot shall run (None: nothing), what is lifted and recalled."""
-
-    model: ModelRef | None
-    lift: tuple[str, ...] = ()
-    recalled: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The bundle is complete and verified on disk."""
-
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class FetchRefused:
-    """The bundle cannot be had: not named by signed metadata, damaged, no room."""
-
-    ref: ModelRef
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrialBegun:
-    """The trial's child process is about to be started."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialPassed:
-    """The trial passed. `shadow_windows` is 0 where a shadow run makes no sense."""
-
-    shadow_windows: int
-    probation_windows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """The candidate cannot run here (stream, runtime); not by its own fault, so no blacklist."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The candidate failed: trial, error, output that is not finite or constant, latency."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShadowScored:
-    """Both models scored a window."""
-
-    agreed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ServedWell:
-    """The model on probation scored windows without fault."""
-
-    windows: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Unloadable:
-    """The active model cannot be loaded from disk."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """The process begins with this state, read from disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The process ends cleanly: the candidate is not to blame."""
-
-
-Event = (
-    Order
-    | Fetched
-    | FetchRefused
-    | TrialBegun
-    | TrialPassed
-    | Unfit
-    | Fault
-    | ShadowScored
-    | ServedWell
-    | Unloadable
-    | Restarted
-    | Stopped
-)
-EVENTS: Final[tuple[type[Any], ...]] = (
-    Order,
-    Fetched,
-    FetchRefused,
-    TrialBegun,
-    TrialPassed,
-    Unfit,
-    Fault,
-    ShadowScored,
-    ServedWell,
-    Unloadable,
-    Restarted,
-    Stopped,
-)
-
-
-# Effects.
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Download this bundle."""
-
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Stop whatever is being done for this candidate: download, trial or shadow."""
-
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """Begin the trial of this candidate; the event `TrialBegun` comes first."""
-
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """Load this candidate beside the active model."""
-
-    ref: ModelRef
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """Score the next window with this model (None: with none)."""
-
-    ref: ModelRef | None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Write an event to the log."""
-
-    type: str
-    ref: ModelRef | None
-    reason: str = ""
-
-
-Effect = Fetch | Cancel | Try | Shadow | Serve | Report
 Outcome = tuple[Slot, list[Effect]]
 
 
@@ -553,3 +413,36 @@ def _table() -> dict[tuple[Phase, type[Any]], _Handler]:
 
 TRANSITIONS: Final = _table()
 """What is legal. Everything else leaves the slot as it is."""
+
+__all__ = [
+    "BLACKLIST_MAX",
+    "EVENTS",
+    "RESTING",
+    "STARTS_MAX",
+    "TRANSITIONS",
+    "WALKING",
+    "Cancel",
+    "Effect",
+    "Event",
+    "Fault",
+    "Fetch",
+    "FetchRefused",
+    "Fetched",
+    "Order",
+    "Outcome",
+    "Phase",
+    "Report",
+    "Restarted",
+    "Serve",
+    "ServedWell",
+    "Shadow",
+    "ShadowScored",
+    "Slot",
+    "Stopped",
+    "TrialBegun",
+    "TrialPassed",
+    "Try",
+    "Unfit",
+    "Unloadable",
+    "step",
+]

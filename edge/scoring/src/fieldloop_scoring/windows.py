@@ -81,7 +81,8 @@ class WindowBuilder:
     """Cuts windows from frames that are pushed in log order.
 
     Attributes:
-        gaps: how many times a run of samples was broken since the builder was made.
+        gaps: how many times a run of samples was broken since the builder was made, other than by
+            a planned pause.
         skipped_samples: samples that no window will hold, because a break came before one was full.
     """
 
@@ -184,7 +185,7 @@ class WindowBuilder:
             or (missing > 0 and self.spec.fill == "none")
         )
         if broken:
-            self.gaps += 1
+            self.gaps += not frame.planned_pause
             self.skipped_samples += max(0, self._n - self._covered)
             self._clear()
         elif missing:
