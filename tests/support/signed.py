@@ -21,6 +21,7 @@ from fieldloop_contract.manifest import (
     split,
 )
 from fieldloop_contract.messages import ModelRef
+from fieldloop_delivery.ceremonies import Ceremony
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.repository import Lifetimes, Repository
 from fieldloop_update.mirror import Mirror
@@ -75,6 +76,7 @@ class SignedFleet:
     ) -> None:
         self.folder = folder
         self.fleet = fleet
+        self.lifetimes = lifetimes
         self.keys = KeyRing(folder / "keys")
         self.now = datetime.now(UTC)
         self.repository = Repository.create(
@@ -94,7 +96,13 @@ class SignedFleet:
         self.publish()
         return manifest.ref()
 
+    def ceremony(self) -> Ceremony:
+        """What a person at the keyboard does, in another process than the service's."""
+        return Ceremony(self.folder, fleet=self.fleet, life=self.lifetimes)
+
     def publish(self) -> dict[str, bytes]:
+        with self.repository.changing():
+            pass  # reads again what a ceremony has changed
         self.files = self.repository.files()
         return dict(self.files)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fieldloop_contract.manifest import MODEL_FILE, FileRef
+from fieldloop_contract.manifest import MODEL_FILE, Carriage, FileRef
 from fieldloop_contract.topics import parse_blob
 from fieldloop_update.bundles import Bundles
 from fieldloop_update.fetch import Fetcher
@@ -36,7 +36,7 @@ def download(folder: Path, taken: int) -> int:
     )
     if bundles.open(MANIFEST.ref()) is not None:
         return 0
-    fetcher.start(MANIFEST.ref(), FileRef.of(MANIFEST.encode()))
+    fetcher.start(MANIFEST.ref(), Carriage(manifest=FileRef.of(MANIFEST.encode())))
     now_s = 0.0
     while True:
         now_s += 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -202,7 +203,7 @@ def test_flipped_bytes_are_detected_set_aside_salvaged_and_told(tmp_path: Path, 
     ledgers = {ledger.epoch: ledger for ledger in log.ledgers()}
     assert all(ledger.balanced for ledger in ledgers.values()), ledgers
     old = ledgers[epoch]
-    assert old.produced in (3_000, 3_010) or log.quarantined
+    assert old.produced >= 3_000 or log.quarantined
     assert old.pending + old.stored > 2_000
     if log.quarantined:
         assert log.epoch != epoch
@@ -360,12 +361,17 @@ def test_a_reader_that_pins_the_log_is_bounded_and_input_is_refused_not_lost(
     pin.execute("BEGIN")
     pin.execute("SELECT count(*) FROM rows").fetchone()
     taken = 10
-    with pytest.raises(OutOfSpace, match="pins"):
-        for n in range(10_000):
+    refusal = ""
+    for n in range(10_000):
+        try:
             log.append(entry(n, 5_000))
             taken += 1
             if n % 20 == 0:
                 log.commit(force=True)
+        except OutOfSpace as error:
+            refusal = str(error)
+            break
+    assert "pins" in refusal
     assert log.bytes_on_disk() <= 4 * MIB
     assert all(ledger.dropped == {} for ledger in log.ledgers())
     pin.execute("COMMIT")
@@ -448,6 +454,12 @@ def test_dead_letters_are_bounded_counted_and_shown(tmp_path: Path) -> None:
     log.close()
 
 
+def fill_disk(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096) == 4096:
+            pass
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
@@ -470,10 +482,7 @@ def test_a_full_disk_refuses_input_and_recovers_without_a_restart(small_disk: Pa
     log = open_log(path, bytes_max=64 * MIB, reserve_bytes=MIB, policy="drop_newest")
     fill(log, 20, 5_000)
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
-        while True:
-            file.write(b"x" * 65_536)
-            file.flush()
+    fill_disk(ballast)
     taken = 20
     refused = 0
     for n in range(3_000):
@@ -506,10 +515,7 @@ def test_on_a_full_disk_acknowledged_rows_make_room_for_new_ones(small_disk: Pat
     log.acknowledge(log.epoch, [(1, 200)])
     log.maintain(10**9)
     ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
+    fill_disk(ballast)
     for n in range(100):
         log.append(entry(n, 5_000))
         log.commit(force=True)

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fieldloop_buffer.connection import open_reader
 from fieldloop_buffer.entry import Entry, Kind, split_id
 from fieldloop_buffer.log import Log
 from fieldloop_buffer.outbox import Outbox
@@ -143,7 +144,7 @@ class LogMachine(RuleBasedStateMachine):
             n = self.log.want(ledger.epoch, [(first, first + length)])
             assert n <= ledger.stored
 
-    # ---- what happens ------------------------------------------------------------------------------
+    # ---- what happens ----------------------------------------------------------------------------
 
     @rule(years=st.sampled_from([-10, 0, 0, 0, 10]))
     def maintain(self, years: int) -> None:
@@ -162,8 +163,11 @@ class LogMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """The process is gone; what the kernel has is there."""
         epoch = self.log.epoch
+        other = open_reader(self.settings.path)  # without it, closing would be a checkpoint
+        other.execute("SELECT 1 FROM rows LIMIT 1").fetchone()
         self.log._file.release()
         self.open()
+        other.close()
         assert self.log.epoch == epoch
         self.lose_what_waited()
 

@@ -29,6 +29,7 @@ def frames(draw: st.DrawFn) -> Frame:
         rate_hz=draw(st.floats(1e-3, 1e6)),
         channels=channels,
         samples=array("f", values).tobytes(),
+        planned_pause=draw(st.booleans()),
     )
 
 

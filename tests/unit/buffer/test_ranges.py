@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def test_normalised_ranges_hold_the_same_integers_and_do_not_touch(
 ) -> None:
     found = normalise(ranges)
     assert members(found) == members(ranges)
-    assert all(a[1] + 1 < b[0] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[1] + 1 < b[0] for a, b in pairwise(found))
     assert count(found) == len(members(ranges))
 
 

@@ -1,9 +1,9 @@
 """The SQLite log of both edge services, and the uplink that drains it.
 
-Owns the file format of a log, its bounds, its books, and the MQTT connection that drains it. Promises
-that what was committed is lost by no crash, and that every row is accounted for. Does not know what
-a sensor or a model is. `Log` belongs to one thread; `Reader` and `Uplink` have connections of their
-own.
+Owns the file format of a log, its bounds, its books, and the MQTT connection that drains it.
+Promises that what was committed is lost by no crash, and that every row is accounted for. Does not
+know what a sensor or a model is. `Log` belongs to one thread; `Reader` and `Uplink` have
+connections of their own.
 """
 
 from fieldloop_buffer.deadletters import DeadLetter

@@ -1,4 +1,7 @@
-"""What the cloud's answers do to the books. Runs inside the caller's transactions; owner thread only."""
+"""What the cloud's answers do to the books.
+
+Runs inside the caller's transactions; owner thread only.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Encoded:
 
 @dataclass(slots=True)
 class Encoding:
-    """What became of some rows: batches, and the seqs, by epoch number, of rows that are damaged."""
+    """What became of some rows: batches, and by epoch number the seqs of damaged rows."""
 
     batches: list[Encoded] = field(default_factory=list)
     damaged: dict[int, list[int]] = field(default_factory=dict)

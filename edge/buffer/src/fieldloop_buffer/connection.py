@@ -1,7 +1,8 @@
 """SQLite connections of a log, and its errors in the terms of the contract.
 
 The writer alone checkpoints: SQLite before 3.51.3 can lose a reset of the write-ahead log when
-several connections do. Readers are opened read-only, which keeps them from it. No thread shares one.
+several connections do. Readers are opened read-only, which keeps them from it. No thread shares
+one.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """Table `dead_letters`, the newest `DEAD_LETTERS_MAX`, and table `rejects`, all of them counted."""
+    """Table `dead_letters` with the newest `DEAD_LETTERS_MAX`; table `rejects` counts all."""
 
     def __init__(self) -> None:
         self._waiting: list[DeadLetter] = []

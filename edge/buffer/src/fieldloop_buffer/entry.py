@@ -13,7 +13,7 @@ from fieldloop_contract.errors import MalformedMessage
 from fieldloop_contract.ids import EPOCH_PATTERN
 
 PAYLOAD_BYTES_MAX = 200 * 1024
-"""A row must fit into one batch of the wire (256 KiB) with its header; a frame has at most 192 KiB."""
+"""A row with its header fits into one batch (256 KiB); a frame has at most 192 KiB."""
 SEQ_BITS = 44
 SEQ_MAX = (1 << SEQ_BITS) - 1
 _CURSOR = re.compile(EPOCH_PATTERN[1:-1] + r"/[0-9]{1,15}\Z")

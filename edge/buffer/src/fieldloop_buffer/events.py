@@ -1,4 +1,4 @@
-"""Events as log entries: CloudEvents 1.0 with the device as their source. Pure but for a random id."""
+"""Events as log entries: CloudEvents 1.0, the device their source. Pure but for a random id."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fieldloop_buffer.entry import row_id, split_id
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The epochs at one moment: their names, their last durable seq, the last durable key of all."""
+    """The epochs at one moment: names, last durable seqs, and the last durable key of all."""
 
     epochs: dict[int, str]
     last_seq: dict[int, int]

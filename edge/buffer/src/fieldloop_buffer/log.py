@@ -37,7 +37,7 @@ from fieldloop_buffer.orders import Damaged, Order
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.ranges import Range, runs
 from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
-from fieldloop_buffer.rowstore import Dropped, RowTuple
+from fieldloop_buffer.rowstore import STREAMS_MAX, Dropped, RowTuple
 from fieldloop_buffer.settings import LogSettings, Policy
 from fieldloop_contract.errors import LimitExceeded, OutOfSpace
 from fieldloop_contract.ids import check_id
@@ -74,8 +74,10 @@ class Log:
         self._written_s = self._synced_s = float("-inf")
         self._next_seq = 1
         self._epoch_no = 0
-        self._streams_waiting: set[str] = set()
+        self._streams: set[str] = set()
+        self._any_refused = False
         self._file = LogFile(settings, policies, journal, self._tell)
+        self._buffer_bytes_max = self._file.bounds.buffer_bytes_max
 
     @classmethod
     def open(
@@ -102,6 +104,7 @@ class Log:
         source = f"{fleet}/{device}/{service}"
         log = cls(settings, source, policies or {}, journal or Journal("log"))
         log._file.attach()
+        log._streams.update(log._file.store.streams())
         return log
 
     # ---- writing -------------------------------------------------------------------------------
@@ -146,25 +149,31 @@ class Log:
         size = len(entry.payload)
         if size > PAYLOAD_BYTES_MAX:
             raise LimitExceeded(f"a row of {size} bytes", code="log.payload")
-        check_id(entry.stream, "stream")
-        if not self._file.store.has_room_for(entry.stream, self._streams_waiting):
-            raise LimitExceeded("too many streams in one log", code="log.streams")
+        if entry.stream not in self._streams:
+            self._admit_stream(entry.stream)
         too_many = len(self._buffer) >= BUFFER_ROWS_MAX
-        if too_many or self._buffer_bytes + size > self._file.bounds.buffer_bytes_max:
+        if too_many or self._buffer_bytes + size > self._buffer_bytes_max:
             self.commit(force=True)
         if self._seq() > SEQ_MAX:
             self.commit(force=True)
             self._file.next_epoch("seq exhausted")
         return self._take(entry)
 
+    def _admit_stream(self, stream: str) -> None:
+        check_id(stream, "stream")
+        if len(self._streams) >= STREAMS_MAX:
+            raise LimitExceeded("too many streams in one log", code="log.streams")
+        self._streams.add(stream)
+
     def _take(self, entry: Entry) -> int:
         seq = self._seq()
         self._next_seq += 1
         refused = self._file.full and self._file.policy(entry.stream) == "drop_newest"
-        kept = replace(entry, payload=b"") if refused else entry
-        self._buffer.append((row_id(self._epoch_no, seq), kept, refused))
-        self._buffer_bytes += ROW_OVERHEAD_BYTES + len(kept.payload)
-        self._streams_waiting.add(entry.stream)
+        if refused:
+            entry = replace(entry, payload=b"")
+            self._any_refused = True
+        self._buffer.append((row_id(self._epoch_no, seq), entry, refused))
+        self._buffer_bytes += ROW_OVERHEAD_BYTES + len(entry.payload)
         return seq
 
     def _seq(self) -> int:
@@ -228,12 +237,16 @@ class Log:
                 hint="input is refused until the reader ends its transaction",
             )
         first_seq = self._seq()
-        touched = {split_id(key)[0] for key, _, _ in self._buffer} | {self._epoch_no}
+        # Keys ascend, so that the first one shows whether any belongs to an older epoch.
+        touched = {self._epoch_no}
+        if self._buffer and split_id(self._buffer[0][0])[0] != self._epoch_no:
+            touched |= {split_id(key)[0] for key, _, _ in self._buffer}
         # Readers take all of an older epoch as durable, so what still belongs to one is synced.
         full = full or len(touched) > 1
         with file.transaction(full=full):
             store.insert([self._tuple(k, e) for k, e, refused in self._buffer if not refused])
-            self._refuse([(k, e.stream) for k, e, refused in self._buffer if refused])
+            if self._any_refused:
+                self._refuse([(k, e.stream) for k, e, refused in self._buffer if refused])
             self._write_state()
             if self._letters:
                 self._letters.write(file.db)
@@ -247,7 +260,7 @@ class Log:
         self._next_seq = first_seq + told
         self._buffer.clear()
         self._buffer_bytes = 0
-        self._streams_waiting.clear()
+        self._any_refused = False
         self._states.clear()
         self._letters.written()
         self._unsynced = not full
@@ -268,8 +281,6 @@ class Log:
 
     def _refuse(self, refused: Sequence[tuple[int, str]]) -> None:
         """Count entries that were refused at the bound: produced, and dropped."""
-        if not refused:
-            return
         for key, _ in refused:
             no, seq = split_id(key)
             account = self._file.store.books.accounts[no]
@@ -299,7 +310,7 @@ class Log:
         self._file.store.insert(rows)
         return len(rows)
 
-    # ---- the cloud's answers -----------------------------------------------------------------------
+    # ---- the cloud's answers ---------------------------------------------------------------------
 
     def acknowledge(self, epoch: str, ranges: Sequence[Range]) -> int:
         """Count rows as stored in the cloud. Repeated, late or foreign ranges change nothing.
@@ -377,7 +388,7 @@ class Log:
 
         self._file.guarded(write, 0)
 
-    # ---- state, books, care ------------------------------------------------------------------------
+    # ---- state, books, care ----------------------------------------------------------------------
 
     def state(self, key: str) -> str | None:
         """A value that `set_state` was given, committed or not yet."""

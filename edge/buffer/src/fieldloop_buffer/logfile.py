@@ -1,8 +1,8 @@
 """The file under a log: opened, checked, replaced when damaged, kept within its bounds.
 
-Owns the writer's lock and connection, and what belongs to one file: rows, books, room, untold drops.
-`guarded` runs a write so that a full disk is relieved and a damaged file is replaced before it is
-run again. Owner thread only.
+Owns the writer's lock and connection, and what belongs to one file: rows, books, room, untold
+drops. `guarded` runs a write so that a full disk is relieved and a damaged file is replaced before
+it is run again. Owner thread only.
 """
 
 from __future__ import annotations

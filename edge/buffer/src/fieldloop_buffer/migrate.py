@@ -24,7 +24,7 @@ def main() -> int:
     try:
         migrate(arguments.path)
     except sqlite3.Error as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 75 if is_full(error) else 1
     return 0
 

@@ -42,7 +42,7 @@ class TokenBucket:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch that was sent and is not wholly acknowledged: which rows, and when it is due again."""
+    """A batch that is not wholly acknowledged: which rows, and when it is due again."""
 
     epoch_no: int
     epoch: str

@@ -1,4 +1,4 @@
-"""How a frame lies in the log: a fixed little-endian header, the stream's id, the samples as they are.
+"""How a frame lies in the log: a little-endian header, the stream's id, the samples as they are.
 
     version u8, clock u8, channels u16, rate_hz f64, t0_ns i64, mono_ns i64, boot 16 bytes,
     length of the stream's id u8, the id in ASCII, samples float32[n, channels]

@@ -2,9 +2,9 @@
 
 Steps, each of which may be interrupted and is then taken again: the new file is made beside the old
 one (`PATH.new`) and marked ready; the old write-ahead log, then the old file are renamed to
-`PATH.corrupt-<time>`; the new file takes the name. Rows are carried by key, over holes, each checked
-by its checksum, and stay under their own epoch; what was pending and cannot be read is counted as
-dropped, with cause `corrupt`. The newest `KEPT` damaged files are kept for inspection.
+`PATH.corrupt-<time>`; the new file takes the name. Rows are carried by key, over holes, each
+checked by its checksum, and stay under their own epoch; what was pending and cannot be read is
+counted as dropped, with cause `corrupt`. The newest `KEPT` damaged files are kept for inspection.
 
 `PATH.epochs` repeats the epochs by number, so that rows can be told apart even where that table is
 among what was lost. Owner thread only, with no other connection of this process open.

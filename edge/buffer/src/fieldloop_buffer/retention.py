@@ -1,11 +1,11 @@
 """What has to go, and when input is refused: decisions only, over sizes that come in as numbers.
 
-The bound in bytes is divided into three: data pages, write-ahead log, reserve. Rows are deleted only
-when data pages reach their share: first those that the cloud does not wait for (acknowledged or
-withheld), oldest first; then raw rows of `drop_oldest` streams, oldest first; then, of those
+The bound in bytes is divided into three: data pages, write-ahead log, reserve. Rows are deleted
+only when data pages reach their share: first those that the cloud does not wait for (acknowledged
+or withheld), oldest first; then raw rows of `drop_oldest` streams, oldest first; then, of those
 streams, everything else. What remains belongs to `drop_newest` streams, whose new rows are refused
-until an acknowledgement makes room. Deleting writes to the write-ahead log as well; so where a reader
-pins that at its share, nothing is deleted, and input is refused.
+until an acknowledgement makes room. Deleting writes to the write-ahead log as well; so where a
+reader pins that at its share, nothing is deleted, and input is refused.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def enough(rows: Iterable[tuple[int, int]], target_bytes: int) -> list[int]:
 class LogClock:
     """The age of rows: seconds that the log has been in use, whatever the wall clock says.
 
-    A step of the clock that it is fed counts as at most `_STEP_S_MAX`, so that neither a jump of ten
-    years nor a start in 1970 deletes anything; and hours without power do not count.
+    A step of the clock that it is fed counts as at most `_STEP_S_MAX`, so that neither a jump of
+    ten years nor a start in 1970 deletes anything; and hours without power do not count.
     """
 
     _STEP_S_MAX = 60.0

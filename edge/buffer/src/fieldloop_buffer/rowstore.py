@@ -80,24 +80,29 @@ class RowStore:
         """All stream ids that the log has seen."""
         return list(self._stream_nos)
 
-    def has_room_for(self, stream: str, waiting: set[str]) -> bool:
-        """Whether `stream_no` will not refuse, even after all streams that are `waiting`."""
-        if stream in self._stream_nos or stream in waiting:
-            return True
-        return len(self._stream_nos) + len(waiting) < STREAMS_MAX
-
     def insert(self, rows: Sequence[RowTuple]) -> None:
         """Insert rows in ascending order of their keys and enter them in the books."""
+        if not rows:
+            return
         self._db.executemany(_INSERT, rows)
+        first, last = rows[0][0], rows[-1][0]
+        withheld = sum([row[5] for row in rows])
+        if last - first == len(rows) - 1 and not withheld:  # the usual case, without a look at each
+            self.pending.add([(first, last)])
+            self._enter(last, len(rows), 0)
+            return
         self.pending.add(runs(row[0] for row in rows if not row[5]))
-        for no, group in groupby(rows, key=lambda row: split_id(row[0])[0]):
-            account = self.books.accounts[no]
-            for row in group:
-                account.next_seq = max(account.next_seq, split_id(row[0])[1] + 1)
-                if row[5]:
-                    account.withheld += 1
-                else:
-                    account.pending += 1
+        for _, group in groupby(rows, key=lambda row: split_id(row[0])[0]):
+            of_epoch = list(group)
+            kept = sum(row[5] for row in of_epoch)
+            self._enter(of_epoch[-1][0], len(of_epoch) - kept, kept)
+
+    def _enter(self, last_key: int, pending: int, withheld: int) -> None:
+        no, seq = split_id(last_key)
+        account = self.books.accounts[no]
+        account.next_seq = max(account.next_seq, seq + 1)
+        account.pending += pending
+        account.withheld += withheld
 
     def oldest_settled(self, rows_max: int = DELETE_ROWS_MAX) -> list[tuple[int, int]]:
         """Oldest rows that the cloud does not wait for, as (key, payload bytes)."""

@@ -13,7 +13,6 @@ It never writes to the log: the cloud's answers wait in a bounded list for the l
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ class Uplink:
             answers_refused=self._refused,
         )
 
-    # ---- the uplink's own thread -------------------------------------------------------------------
+    # ---- the uplink's own thread -----------------------------------------------------------------
 
     def _run(self) -> None:
         idle = False

@@ -1,4 +1,4 @@
-"""From sources to the log: each frame is checked, appended or dead-lettered; each source supervised.
+"""From sources to the log: each frame checked, appended or dead-lettered; sources supervised.
 
 A source that fails is closed, and made anew after a back-off with jitter, while the others go on.
 Owner thread only.

@@ -1,4 +1,4 @@
-"""YAML with the line of each value, so that faults in a profile can be named by file and line. Pure."""
+"""YAML with the line of each value, so that faults can be named by file and line. Pure."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class _Strict(BaseModel):
 
 
 class ChannelProfile(_Strict):
-    """One channel: its name, its unit (UCUM where there is one, `1` for none), its plausible range."""
+    """One channel: name, unit (UCUM where there is one, `1` for none), plausible range."""
 
     name: Text = Field(min_length=1)
     unit: Text = "1"
@@ -115,7 +115,7 @@ class Fault:
 
 
 OptionsOf = Callable[[str], type[BaseModel]]
-"""Gives the options model of a kind of source; raises FixConfiguration for one that is not installed."""
+"""Gives the options model of a kind of source; FixConfiguration for one not installed."""
 
 
 def load_profile(path: str, options_of: OptionsOf) -> Profile:

@@ -1,10 +1,10 @@
 """What a source is, and what it is given.
 
-A source is named by an entry point of the group `fieldloop.sources`: a class with an `Options` model
-and the constructor below. The service's loop calls `poll`, which never blocks; a source that has to
-wait for a device does so in a thread of its own and hands over through a bounded queue. Whatever
-`poll` raises, other than OutOfSpace, closes the source and makes a new one after a back-off, while
-the others go on.
+A source is named by an entry point of the group `fieldloop.sources`: a class with an `Options`
+model and the constructor below. The service's loop calls `poll`, which never blocks; a source that
+has to wait for a device does so in a thread of its own and hands over through a bounded queue.
+Whatever `poll` raises, other than OutOfSpace, closes the source and makes a new one after a
+back-off, while the others go on.
 """
 
 from __future__ import annotations

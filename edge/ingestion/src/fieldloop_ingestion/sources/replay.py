@@ -1,10 +1,10 @@
 """Replay: recordings played into a stream, at real time, faster, or as fast as they are taken.
 
-`path` is a recording, or a folder whose recordings are played in the order of their names, each once;
-with `watch` also those that appear later (move them in by a rename). The position goes into the log's
-state together with each frame, so that a process that was killed goes on where the log stands:
-nothing twice, nothing left out. After each recording an event `replay.finished` says which span of
-time and of seq it became.
+`path` is a recording, or a folder whose recordings are played in the order of their names, each
+once; with `watch` also those that appear later (move them in by a rename). The position goes into
+the log's state together with each frame, so that a process that was killed goes on where the log
+stands: nothing twice, nothing left out. After each recording an event `replay.finished` says which
+span of time and of seq it became.
 
 Time goes on at the sample rate. A recording without `t0_ns` begins now, or `pause_s` after the end
 of the one before, whichever is later, so that no window reaches across two recordings.
@@ -102,7 +102,7 @@ class ReplaySource:
                 return 0.0
         return 0.0
 
-    # ---- which recording ---------------------------------------------------------------------------
+    # ---- which recording -------------------------------------------------------------------------
 
     def _candidates(self) -> list[Path]:
         path = Path(self._options.path)
@@ -159,7 +159,7 @@ class ReplaySource:
         self._context.journal.info("replay.started", file=path.name, sample=self._at.sample)
         return None
 
-    # ---- playing -------------------------------------------------------------------------------------
+    # ---- playing ---------------------------------------------------------------------------------
 
     def _due_in(self, now_s: float) -> float:
         """Seconds until the next frame is whole; 0 where it is."""
