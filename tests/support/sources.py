@@ -1,4 +1,4 @@
-"""What tests of sources share: a sink with a commit, worlds that sources read, and one suite for all.
+"""What tests of sources share: a sink with a commit, and one suite for all of them.
 
 A `World` is what a source reads. It survives the source, so that a source can be killed and made
 again on it. `Store` is the log as a source sees it: what was put and not committed is lost in a
@@ -174,7 +174,7 @@ def run_until(world: World, source: Source, store: Store, rows: int, timeout_s: 
         commit(source, store)
 
 
-# ---- the suite: what every source has to pass ------------------------------------------------------
+# ---- the suite: what every source has to pass ---------------------------------------------------
 
 
 def check_frames_fit_their_stream(world: World) -> None:

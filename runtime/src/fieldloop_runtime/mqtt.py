@@ -7,6 +7,9 @@ again is decided by the owner, from its log. `publish` while offline is refused,
 
 `Connected` comes after the broker has granted all subscriptions. MQTT says nothing where an access
 list denies a publication; so "sent" never means "arrived", and only the cloud's `ack` counts.
+
+With `manual_ack` the broker is told "received" only when the owner calls `acknowledge`, and with
+`durable` it keeps the session while this client is away, and sends again what was not acknowledged.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.settings import MqttSettings
 
 QOS = 1
+SESSION_EXPIRY_S = 0xFFFF_FFFF
+"""MQTT 5, 3.1.2.11.2: the session of a durable client does not expire."""
 MESSAGE_BYTES_MAX = 1 << 20
 _PUT_TIMEOUT_S = 5.0
 _SUBSCRIBE_TIMEOUT_S = 15.0
@@ -57,11 +62,22 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message."""
+    """A message.
+
+    Attributes:
+        token: what `acknowledge` takes; None where nothing is to be acknowledged.
+        packet_id: of the delivery; kept when the broker sends a message again. 0 at QoS 0.
+        repeated: the broker has tried to deliver this message before (DUP).
+        mono_ns: monotonic time of receipt.
+    """
 
     topic: str
     payload: bytes
     retained: bool
+    token: int | None = None
+    packet_id: int = 0
+    repeated: bool = False
+    mono_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,7 @@ class _Link:
     """One connection: when it began, whether it was granted, whether and why it ended."""
 
     begun_s: float
+    number: int = 0
     granted: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
     reason: str = "stopped"
@@ -107,6 +124,10 @@ class Session:
         subscriptions: filters (re)subscribed on every connection, at QoS 1.
         will: last will.
         confirm: whether `Published` events are wanted.
+        durable: the broker keeps subscriptions and undelivered messages while this client is away;
+            what an earlier run subscribed to and this one does not is for the owner to unsubscribe.
+        manual_ack: messages are acknowledged by `acknowledge` only. One that finds the queue full
+            ends the connection, so that it comes again; none is dropped.
         seed: of the jitter; None for a random one.
     """
 
@@ -118,6 +139,8 @@ class Session:
         subscriptions: Iterable[str] = (),
         will: Will | None = None,
         confirm: bool = False,
+        durable: bool = False,
+        manual_ack: bool = False,
         seed: int | None = None,
     ) -> None:
         self.dropped = 0
@@ -129,6 +152,9 @@ class Session:
         self._filters: dict[str, None] = dict.fromkeys(subscriptions)
         self._will = will
         self._confirm = confirm
+        self._durable = durable
+        self._manual_ack = manual_ack
+        self._links = 0
         self._random = Random(seed)
         self._events: queue.Queue[Event] = queue.Queue(settings.queue_max)
         self._journal = Journal("mqtt")
@@ -198,6 +224,19 @@ class Session:
         self.bytes_sent += len(payload) + len(topic)
         return info.mid
 
+    def acknowledge(self, token: int) -> bool:
+        """Tell the broker that a message is safe, with `manual_ack`. Any thread.
+
+        Returns:
+            Whether it was handed to the connection. False where the message came over an earlier
+            connection: the broker sends it again.
+        """
+        number, packet_id = token >> 16, token & 0xFFFF
+        with self._lock:
+            if self._client is None or number != self._links:
+                return False
+            return self._client.ack(packet_id, QOS) == paho.MQTT_ERR_SUCCESS
+
     def subscribe(self, *filters: str) -> None:
         """Add filters, now and for later connections."""
         with self._lock:
@@ -221,7 +260,9 @@ class Session:
     def _supervise(self) -> None:
         attempt = 0
         while not self._stop.is_set():
-            link = _Link(begun_s=time.monotonic())
+            with self._lock:
+                self._links += 1
+                link = _Link(begun_s=time.monotonic(), number=self._links)
             self._attempt(link)
             self._put(Disconnected(link.reason))
             if self._stop.is_set():
@@ -239,7 +280,13 @@ class Session:
         client = self._make_client(link)
         arguments: dict[str, Any] = {}
         if settings.protocol == "5":
-            arguments = {"clean_start": True, "properties": _connect_properties()}
+            arguments = {
+                "clean_start": not self._durable,
+                "properties": _connect_properties(
+                    durable=self._durable,
+                    receive_max=settings.inflight_max if self._manual_ack else None,
+                ),
+            }
         try:
             client.connect(settings.host, settings.port, settings.keepalive_s, **arguments)
         except (OSError, ValueError) as error:
@@ -263,9 +310,10 @@ class Session:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if five else True,
+            clean_session=None if five else not self._durable,
             protocol=paho.MQTTv5 if five else paho.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=self._manual_ack,
         )
         client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(settings.inflight_max)
@@ -302,7 +350,22 @@ class Session:
 
         def on_message(_c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
             self.bytes_received += len(message.payload) + len(message.topic)
-            self._put(Received(message.topic, bytes(message.payload), bool(message.retain)))
+            if self._manual_ack and link.gone.is_set():
+                return  # it comes again, in order, over the next connection
+            token = None
+            if self._manual_ack and message.qos:
+                token = link.number << 16 | message.mid
+            received = Received(
+                message.topic,
+                bytes(message.payload),
+                bool(message.retain),
+                token,
+                message.mid,
+                bool(message.dup),
+                time.monotonic_ns(),
+            )
+            if not self._put(received) and token is not None:
+                link.end("the queue is full")
 
         def on_publish(_c: paho.Client, _u: Any, mid: int, _code: ReasonCode, _p: Any) -> None:
             if self._confirm:
@@ -337,13 +400,15 @@ class Session:
 
         return guarded
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: Event) -> bool:
         try:
             self._events.put(event, timeout=0 if self._stop.is_set() else _PUT_TIMEOUT_S)
+            return True
         except (queue.Full, ValueError):
             self.dropped += 1
             if self._noise.allow():
                 self._journal.error("mqtt.queue_full", dropped=self.dropped)
+            return False
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
@@ -362,5 +427,10 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _connect_properties() -> Properties:
-    return Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+def _connect_properties(*, durable: bool, receive_max: int | None) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    if durable:
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+    if receive_max is not None:
+        properties.ReceiveMaximum = receive_max
+    return properties

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -191,3 +192,111 @@ def test_the_access_list_keeps_a_device_to_its_own_topics(tmp_path):
 def test_tls_files_that_cannot_be_read_are_a_configuration_fault():
     with pytest.raises(FixConfiguration, match="FIELDLOOP_MQTT_CA_FILE"):
         Session(MqttSettings(ca_file="/nowhere"), "x")
+
+
+# ---- durable sessions, acknowledged by hand -----------------------------------------------------
+
+
+@pytest.fixture(params=["3.1.1", "5"])
+def durable(mosquitto: Mosquitto, request: pytest.FixtureRequest) -> Callable[[], Session]:
+    def make() -> Session:
+        made = Session(
+            settings(mosquitto, protocol=request.param),
+            "durable",
+            subscriptions=["t/+"],
+            durable=True,
+            manual_ack=True,
+        )
+        made.start()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def sender(mosquitto: Mosquitto) -> Iterator[Session]:
+    made = Session(settings(mosquitto), "sender", confirm=True)
+    made.start()
+    wait_for(made, is_connected)
+    yield made
+    made.stop()
+
+
+def receive(session: Session, n: int) -> list[Received]:
+    found = [wait_for(session, lambda e: isinstance(e, Received)) for _ in range(n)]
+    return [event for event in found if isinstance(event, Received)]
+
+
+def test_what_was_not_acknowledged_comes_again_with_its_packet_id(
+    durable: Callable[[], Session], sender: Session
+):
+    first = durable()
+    wait_for(first, is_connected)
+    for i in range(3):
+        sender.publish("t/a", b"%d" % i)
+    one, two, three = receive(first, 3)
+    assert not one.repeated
+    assert one.token is not None
+    assert first.acknowledge(one.token)
+    first.stop()
+    sender.publish("t/a", b"while away")
+    second = durable()
+    again = receive(second, 3)
+    second.stop()
+    assert [m.payload for m in again] == [b"1", b"2", b"while away"]
+    assert [m.repeated for m in again] == [True, True, False]
+    assert [m.packet_id for m in again[:2]] == [two.packet_id, three.packet_id]
+
+
+def test_a_token_of_an_earlier_connection_acknowledges_nothing(
+    mosquitto: Mosquitto, durable: Callable[[], Session], sender: Session
+):
+    session = durable()
+    wait_for(session, is_connected)
+    sender.publish("t/a", b"x")
+    [old] = receive(session, 1)
+    rival = Session(settings(mosquitto), "durable", durable=True, manual_ack=True)
+    rival.start()  # the same client id: it throws the other one out
+    wait_for(session, lambda e: isinstance(e, Disconnected))
+    rival.stop()
+    [new] = receive(session, 1)
+    assert old.token is not None
+    assert new.token is not None
+    assert not session.acknowledge(old.token)
+    assert session.acknowledge(new.token)
+    session.stop()
+
+
+def test_a_full_queue_drops_nothing_that_is_acknowledged_by_hand(
+    mosquitto: Mosquitto, sender: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fieldloop_runtime.mqtt._PUT_TIMEOUT_S", 0.05)
+    made = Session(
+        settings(mosquitto, queue_max=10), "d", subscriptions=["t/+"], durable=True, manual_ack=True
+    )
+    made.start()
+    wait_for(made, is_connected)
+    for i in range(15):
+        sender.publish("t/a", b"%d" % i)
+    deadline = time.monotonic() + 10
+    while made.dropped < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    seen: dict[bytes, None] = {}
+    while len(seen) < 15 and time.monotonic() < deadline:
+        event = made.poll(0.2)
+        if isinstance(event, Received) and event.token is not None:
+            seen[event.payload] = None
+            made.acknowledge(event.token)
+    made.stop()
+    assert list(seen) == [b"%d" % i for i in range(15)]
+
+
+def test_messages_of_qos_0_have_no_token(mosquitto: Mosquitto, durable: Callable[[], Session]):
+    session = durable()
+    wait_for(session, is_connected)
+    subprocess.run(
+        ["mosquitto_pub", "-p", str(mosquitto.port), "-t", "t/a", "-m", "x", "-q", "0"], check=True
+    )
+    [message] = receive(session, 1)
+    session.stop()
+    assert (message.token, message.packet_id) == (None, 0)

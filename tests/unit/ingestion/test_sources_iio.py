@@ -32,7 +32,7 @@ def text(world: IioBufferWorld, path: str) -> str:
     return (world.root / "sys" / "iio:device0" / path).read_text(encoding="ascii").strip()
 
 
-# ---- types and layouts -----------------------------------------------------------------------------
+# ---- types and layouts --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_offset_comes_before_scale():
     assert Transform(4, 0.5).times(2).apply([100]) == [104.0]
 
 
-# ---- finding a device ------------------------------------------------------------------------------
+# ---- finding a device ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["adxl345", "iio:device3", "3", 3])
@@ -163,7 +163,7 @@ def test_a_processed_value_is_taken_as_it_is(tmp_path: Path):
         Sysfs(folder).value_file("pressure")
 
 
-# ---- the buffer ------------------------------------------------------------------------------------
+# ---- the buffer ---------------------------------------------------------------------------------
 
 
 def open_buffer(world: IioBufferWorld, store: Store, **changes: object) -> IioSource:
@@ -257,11 +257,11 @@ def test_a_device_that_ends_or_is_missing_is_tried_again_later(world: IioBufferW
 
 def test_a_channel_that_cannot_be_buffered_is_told(world: IioBufferWorld):
     channels = {"x": {"element": "accel_x"}, "y": {"element": "temp"}}
-    with pytest.raises(RetryLater, match="cannot buffer temp.*mode: poll"):
+    with pytest.raises(RetryLater, match=r"cannot buffer temp.*mode: poll"):
         open_buffer(world, Store(world.stream), channels=channels)
 
 
-# ---- polling ---------------------------------------------------------------------------------------
+# ---- polling ------------------------------------------------------------------------------------
 
 
 def test_values_are_polled_scaled_and_a_lost_sensor_comes_back(tmp_path: Path):

@@ -66,7 +66,7 @@ def defect(fault: str, **changes: object) -> Machine:
     )
 
 
-# ---- the formulas ----------------------------------------------------------------------------------
+# ---- the formulas -------------------------------------------------------------------------------
 
 
 def test_bearing_frequencies_of_a_known_bearing():
@@ -91,7 +91,7 @@ def test_the_load_zone_is_where_the_load_is():
     assert all(a >= b for a, b in itertools.pairwise(falling))
 
 
-# ---- spectra ---------------------------------------------------------------------------------------
+# ---- spectra ------------------------------------------------------------------------------------
 
 
 def test_imbalance_stands_at_the_shaft_and_goes_with_the_square_of_speed():
@@ -182,7 +182,7 @@ def test_the_noise_has_the_stated_deviation():
     assert abs(np.corrcoef(x[:, 0], x[:, 1])[0, 1]) < 0.05
 
 
-# ---- over time -------------------------------------------------------------------------------------
+# ---- over time ----------------------------------------------------------------------------------
 
 
 def test_severity_grows_from_its_onset_and_ends_at_its_bound():
@@ -240,7 +240,7 @@ def test_one_seed_makes_one_signal():
     assert not np.array_equal(signal(machine, 1), signal(machine, 1, seed=4))
 
 
-# ---- the source ------------------------------------------------------------------------------------
+# ---- the source ---------------------------------------------------------------------------------
 
 
 def source_on(clock: FakeClock, store: Store, **options: object) -> MachineSource:

@@ -228,7 +228,7 @@ def test_a_lost_connection_is_a_fault_until_it_is_back(broker: MemoryBroker, sto
     assert source.fault is None
 
 
-# ---- options ---------------------------------------------------------------------------------------
+# ---- options ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,6 @@ def test_the_password_can_stand_in_a_file(tmp_path: Path, store: Store):
     options = MqttOptions.model_validate({**JSON, "password_file": str(secret)})
     MqttSource(options, context, connect)
     assert seen == [("hush", "fieldloop-src")]
+    options = MqttOptions.model_validate({**JSON, "password_file": str(tmp_path / "no")})
     with pytest.raises(FixConfiguration, match="password_file"):
-        options = MqttOptions.model_validate({**JSON, "password_file": str(tmp_path / "no")})
         MqttSource(options, context, connect)

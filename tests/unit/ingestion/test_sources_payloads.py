@@ -33,7 +33,7 @@ BYTES_MAX = 64 * 1024
 NOW_NS = T0_NS
 
 
-# ---- JSON pointers: RFC 6901 -----------------------------------------------------------------------
+# ---- JSON pointers: RFC 6901 --------------------------------------------------------------------
 
 RFC_6901 = {
     "foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, "e^f": 3, "g|h": 4, "i\\j": 5, 'k"l': 6,
@@ -70,7 +70,7 @@ def test_tilde_one_is_read_before_tilde_zero():
     assert parse_pointer("/~01") == ["~1"]
 
 
-# ---- time ------------------------------------------------------------------------------------------
+# ---- time ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_time_that_is_none_is_refused(value: object, unit: str):
         time_ns(value, unit)
 
 
-# ---- JSON readings ---------------------------------------------------------------------------------
+# ---- JSON readings ------------------------------------------------------------------------------
 
 
 def read_json(document: object, **mapping: object) -> list[Reading | Refused]:
@@ -182,7 +182,7 @@ def test_no_bytes_make_the_readers_fail(payload: bytes):
         assert isinstance(item, Reading | Refused)
 
 
-# ---- SenML: RFC 8428 -------------------------------------------------------------------------------
+# ---- SenML: RFC 8428 ----------------------------------------------------------------------------
 
 
 def read_senml(document: object, **changes: object) -> list[Reading | Refused]:
@@ -291,7 +291,7 @@ def test_a_pack_is_an_array():
     assert read_senml([]) == []
 
 
-# ---- rows to frames --------------------------------------------------------------------------------
+# ---- rows to frames -----------------------------------------------------------------------------
 
 AT = Instant(T0_NS, 10**9, BOOT, Clock.HELD)
 

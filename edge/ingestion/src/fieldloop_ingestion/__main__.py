@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_ingestion.profile import Profile, load_profile
@@ -27,6 +28,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="run the service; settings come from the environment")
     check = commands.add_parser("check", help="check a device profile and say what it costs")
     check.add_argument("profile", help="path of the profile")
+    measure = commands.add_parser(
+        "probe",
+        help="run the sources for some seconds and compare with the profile; stores nothing",
+    )
+    measure.add_argument("profile", help="path of the profile")
+    measure.add_argument("--seconds", type=float, default=5.0, help="how long (default 5)")
+    ask = commands.add_parser("capture", help="ask the running service for a stretch of a stream")
+    ask.add_argument("path", help="path of the service's log")
+    ask.add_argument("stream", help="id of a stream that is captured on_request or on_alarm")
     look = commands.add_parser("log", help="show streams, books, gaps and dead letters of a log")
     look.add_argument("path", help="path of the log's file; it may be in use")
     return parser
@@ -59,15 +69,38 @@ def _log(path: str) -> int:
     return ExitCode.OK
 
 
+def _probe(path: str, seconds: float) -> int:
+    from fieldloop_ingestion.probe import probe, report  # noqa: PLC0415 - only here
+
+    profile = load_profile(path, options_of)
+    if sys.stderr.isatty():
+        sys.stderr.write(f"probing {len(profile.sources)} sources for {seconds:g} s ...\n")
+    found = probe(profile, seconds)
+    sys.stdout.write("\n".join(report(found)) + "\n")
+    return ExitCode.FAILED if any(figures.faults() for figures in found) else ExitCode.OK
+
+
+def _capture(path: str, stream: str) -> int:
+    from fieldloop_ingestion.triggers import request  # noqa: PLC0415 - only here
+
+    sys.stdout.write(f"asked: {request(path, stream)}\n")
+    return ExitCode.OK
+
+
 def main() -> int:
     """Entry of the command line."""
     arguments = _parser().parse_args()
-    if arguments.command == "run":
-        return _run()
+    commands: dict[str, Callable[[], int]] = {
+        "run": _run,
+        "check": lambda: _check(arguments.profile),
+        "probe": lambda: _probe(arguments.profile, arguments.seconds),
+        "capture": lambda: _capture(arguments.path, arguments.stream),
+        "log": lambda: _log(arguments.path),
+    }
     try:
-        return _check(arguments.profile) if arguments.command == "check" else _log(arguments.path)
+        return commands[arguments.command]()
     except FieldloopError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - for the person at the keyboard
+        sys.stderr.write(f"{error}\n")
         return ExitCode.CONFIGURATION
 
 

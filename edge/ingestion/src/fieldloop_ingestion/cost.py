@@ -14,14 +14,20 @@ WIRE_SHARE = 0.9
 
 
 def cost_lines(profile: Profile) -> Iterator[str]:
-    """The cost of each stream, and of all, taken as continuous and played at real time."""
+    """The cost of each stream by its capture schedule, and of all, at real time."""
     card = link = 0.0
     for stream in profile.streams:
-        day = stream.rate_hz * len(stream.channels) * FLOAT_BYTES * DAY_S
+        day = stream.rate_hz * len(stream.channels) * FLOAT_BYTES * DAY_S * stream.capture.share
         card += day
         link += day * WIRE_SHARE * MONTH_DAYS if stream.uplink == "all" else 0.0
-        yield f"  {stream.id}: {day / 1e6:.1f} MB a day on the card, uplink {stream.uplink}"
+        by = "" if stream.capture.mode == "continuous" else f", captured {stream.capture.mode}"
+        if not stream.capture.share:
+            yield f"  {stream.id}: only what is asked for{by}, uplink {stream.uplink}"
+            continue
+        yield f"  {stream.id}: {day / 1e6:.1f} MB a day on the card{by}, uplink {stream.uplink}"
     bytes_max = LogSettings.model_fields["bytes_max"].default
     yield f"  in all {card / 1e6:.1f} MB a day on the card"
-    yield f"  a log of {bytes_max / 1e6:.0f} MB is full after {bytes_max / card:.1f} days offline"
+    if card:
+        days = bytes_max / card
+        yield f"  a log of {bytes_max / 1e6:.0f} MB is full after {days:.1f} days offline"
     yield f"  about {link / 1e6:.0f} MB a month on the link"

@@ -6,6 +6,8 @@ Owner thread only.
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from fieldloop_buffer import DeadLetter, Entry, Kind, Log, event_entry, pack_frame
 from fieldloop_contract.errors import FixConfiguration, OutOfSpace, RejectedInput
 from fieldloop_contract.frames import Frame
+from fieldloop_ingestion.capture import CaptureGate
 from fieldloop_ingestion.gate import check_against
 from fieldloop_ingestion.profile import SourceProfile, StreamProfile
 from fieldloop_ingestion.source import Context, Source, find_source
@@ -28,7 +31,11 @@ _EXCERPT_BYTES = 128
 
 
 class LogSink:
-    """Puts what one source has into the log."""
+    """Puts what one source has into the log, as far as the stream's schedule wants it.
+
+    Attributes:
+        samples: samples put into the log since the owner last set it to 0.
+    """
 
     def __init__(
         self,
@@ -44,19 +51,63 @@ class LogSink:
         self._origin = origin
         self._stream = stream
         self._clock = clock
+        self._gate = CaptureGate(stream.capture)
+        self._held: deque[Frame] = deque()
 
     @property
     def epoch(self) -> str:
         """The log's current epoch."""
         return self._log.epoch
 
+    @property
+    def passed_over(self) -> int:
+        """Samples that the schedule did not want."""
+        return self._gate.passed_over
+
     def frame(self, frame: Frame) -> int | None:
-        """See `Sink`."""
+        """See `Sink`; None also where the schedule records nothing of the frame."""
+        self._put_held()
         try:
             check_against(frame, self._stream)
         except RejectedInput as error:
             self.refuse(error.code, str(error), frame.samples[:_EXCERPT_BYTES])
             return None
+        if self._stream.capture.mode == "continuous":
+            return self._append(frame)
+        gate = copy.deepcopy(self._gate)
+        return self._put(self._gate.admit(frame), gate)
+
+    def trigger(self, t_ns: int) -> None:
+        """Record a stretch around `t_ns`, where the stream records when it is asked to.
+
+        Raises:
+            OutOfSpace: there is no room; nothing was changed.
+        """
+        self._put_held()
+        gate = copy.deepcopy(self._gate)
+        self._put(self._gate.trigger(t_ns), gate)
+
+    def _put(self, parts: list[Frame], gate: CaptureGate) -> int | None:
+        """Append parts; where not even the first finds room, the gate is as it was."""
+        seq = None
+        for index, part in enumerate(parts):
+            try:
+                seq = self._append(part)
+            except OutOfSpace:
+                if index == 0:
+                    self._gate = gate
+                    raise
+                # The source must not come again with what is half taken: the rest waits here.
+                self._held.extend(parts[index:])
+                break
+        return seq
+
+    def _put_held(self) -> None:
+        while self._held:
+            self._append(self._held[0])
+            self._held.popleft()
+
+    def _append(self, frame: Frame) -> int:
         withheld = self._stream.uplink == "none"
         payload = pack_frame(frame)
         seq = self._log.append(Entry(Kind.FRAME, frame.stream, frame.t0_ns, payload, withheld))
@@ -142,6 +193,15 @@ class Supervised:
         self._attempt += 1
         self.next_s = now_s + wait_s
         self._journal.error("source.failed", trace=True, error=self.fault, retry_in_s=wait_s)
+
+    def committed(self, epoch: str, seq: int) -> None:
+        """Tell the source how far the log is on disk, where it wants to know."""
+        told = getattr(self._source, "committed", None)
+        if told is not None:
+            try:
+                told(epoch, seq)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(error, self.next_s)
 
     def report_fault(self) -> str | None:
         """What is wrong, for health; None when all is well."""

@@ -107,8 +107,10 @@ class SourceFigures:
     def faults(self) -> list[str]:
         """What disagrees with the profile."""
         found = [self.failure] if self.failure else []
-        if not self.samples:
+        if self.first_s is None:
             return [*found, "no sample came"]
+        if not self.samples:
+            return [*found, "a single frame came; probe for longer"]
         rate = self.rate_hz
         declared = self.stream.rate_hz
         if rate is not None and abs(rate - declared) > RATE_TOLERANCE * declared:

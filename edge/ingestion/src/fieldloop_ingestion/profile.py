@@ -7,6 +7,7 @@
           - {name: ax, unit: g, min: -16, max: 16}
         uplink: all            # all | none: none stays on the device, counted as withheld
         policy: drop_oldest    # what goes when the log is full
+        capture: {mode: periodic, length_s: 10, every_s: 600}    # default: continuous
     sources:
       - id: recordings
         kind: replay           # an entry point of the group `fieldloop.sources`
@@ -30,6 +31,7 @@ from fieldloop_contract.frames import CHANNELS_MAX, RATE_HZ_MAX
 from fieldloop_contract.ids import Id, Text
 from fieldloop_contract.messages import Finite, StreamState
 from fieldloop_ingestion import located_yaml
+from fieldloop_ingestion.capture import CaptureProfile
 
 STREAMS_MAX = 64
 SOURCES_MAX = 32
@@ -62,6 +64,7 @@ class StreamProfile(_Strict):
     channels: list[ChannelProfile] = Field(min_length=1, max_length=CHANNELS_MAX)
     uplink: Literal["all", "none"] = "all"
     policy: Policy = "drop_oldest"
+    capture: CaptureProfile = CaptureProfile()
 
     @model_validator(mode="after")
     def _names_differ(self) -> StreamProfile:

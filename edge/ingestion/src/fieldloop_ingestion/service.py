@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import deque
 from importlib.metadata import version
 from random import Random
 
@@ -20,6 +21,7 @@ from fieldloop_ingestion.intake import Supervised
 from fieldloop_ingestion.metrics import Metrics
 from fieldloop_ingestion.profile import Profile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
+from fieldloop_ingestion.triggers import Trigger, Triggers
 from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.health import Health, serve
 from fieldloop_runtime.journal import Journal
@@ -32,6 +34,8 @@ _TURN_S = 0.05
 _CARE_S = 1.0
 _REPORT_S = 1.0
 _TRIM_S = 30.0
+_LOOK_S = 0.5
+TRIGGERS_WAITING_MAX = 64
 _EVENTS_PER_TURN = 100
 
 
@@ -78,7 +82,10 @@ class Service:
         )
         self._health = Health()
         self._metrics = Metrics(self._health.registry)
-        self._care_s = self._report_s = self._trim_s = float("-inf")
+        self._triggers = Triggers(settings.log.path, settings.alarm_path, self._journal)
+        self._wanted: deque[Trigger] = deque(maxlen=TRIGGERS_WAITING_MAX)
+        self._told = ("", -1)
+        self._care_s = self._report_s = self._trim_s = self._look_s = float("-inf")
         self._fault: str | None = None
 
     def _supervise(self, index: int) -> Supervised:
@@ -127,10 +134,12 @@ class Service:
             return
         try:
             self._log.apply(self._uplink.take_orders())
+            self._trigger(now_s)
             for source in self._sources:
                 source.poll(now_s)
             self._count_samples()
             self._log.commit(now_s)
+            self._tell_committed()
             if now_s - self._care_s >= _CARE_S:
                 self._care_s = now_s
                 self._log.maintain(time.monotonic_ns())
@@ -147,6 +156,28 @@ class Service:
         self._talk(now_s)
         due_s = min((source.next_s for source in self._sources), default=now_s + _TURN_S)
         life.stop.wait(min(max(due_s - time.monotonic(), 0.0), _TURN_S))
+
+    def _trigger(self, now_s: float) -> None:
+        """Record what a person or an alarm asks for."""
+        if now_s - self._look_s >= _LOOK_S:
+            self._look_s = now_s
+            self._wanted.extend(self._triggers.look())
+        while self._wanted:
+            wanted = self._wanted[0]
+            for source, profile in zip(self._sources, self._profile.sources, strict=True):
+                if profile.stream == wanted.stream:
+                    source.sink.trigger(wanted.t_ns)
+            self._wanted.popleft()
+            data = {"stream": wanted.stream, "t_ns": wanted.t_ns, "reason": wanted.reason}
+            self._journal.info("capture.triggered", **data)
+
+    def _tell_committed(self) -> None:
+        """Say to the sources what is on disk, so that they may tell their senders."""
+        watermark = (self._log.epoch, self._log.durable_seq)
+        if watermark != self._told:
+            self._told = watermark
+            for source in self._sources:
+                source.committed(*watermark)
 
     def _count_samples(self) -> None:
         for source, profile in zip(self._sources, self._profile.sources, strict=True):
@@ -188,16 +219,24 @@ class Service:
                 "out_of_space": self._log.out_of_space,
                 "quarantined": self._log.quarantined,
                 "source_restarts": sum(source.restarts for source in self._sources),
+                "samples_passed_over": sum(s.sink.passed_over for s in self._sources),
+                "capture_requests_refused": self._triggers.refused,
                 **{f"rejected.{code}": n for code, n in self._log.rejects().items()},
             },
         )
 
     def _end(self, stop_health: object) -> None:
-        for source in self._sources:
-            source.close()
         self._uplink.stop(timeout_s=1.0)
         try:
             self._log.apply(self._uplink.take_orders())
+            self._log.commit(force=True)
+            self._tell_committed()
+        except (OutOfSpace, RetryLater) as error:
+            self._journal.warning("log.not_committed", error=str(error))
+        for source in self._sources:
+            source.close()
+        self._triggers.close()
+        try:
             self._log.close()
         finally:
             self._control.stop(goodbye=self._presence.will(), timeout_s=1.0)

@@ -22,6 +22,9 @@ class IngestionSettings(Settings):
     trust_clock: bool = Field(
         default=False, description="believe the clock though the kernel does not say it is in step"
     )
+    alarm_path: str = Field(
+        default="", description="the inference service's log; its alarms start captures on_alarm"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severity of what is written to stdout"
     )
