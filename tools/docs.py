@@ -5,6 +5,7 @@ docs/reference/topics.md       topics, directions, and who may do what
 docs/reference/settings.md     every environment variable of every service
 docs/reference/states.md       the state machines, drawn from their transition tables
 docs/reference/errors.md       the tree of errors, exit codes
+firmware-config/profile.schema.json    device profiles, for editors
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from fieldloop_contract import asyncapi, errors
@@ -105,6 +107,33 @@ def states_page() -> str:
     )
 
 
+def profile_schema() -> str:
+    """JSON Schema of a device profile, with the options of each kind of source, for editors."""
+    from fieldloop_ingestion.profile import Profile
+    from fieldloop_ingestion.source import GROUP, find_source
+
+    schema = Profile.model_json_schema()
+    kinds = []
+    for name in sorted({p.name for p in entry_points(group=GROUP)}):
+        options = find_source(name).Options.model_json_schema()
+        schema["$defs"].update(options.pop("$defs", {}))
+        base = schema["$defs"]["SourceProfile"]
+        properties = {**base["properties"], **options.get("properties", {})}
+        kinds.append(
+            {
+                "title": name,
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {**properties, "kind": {"const": name}},
+                "required": [*base["required"], *options.get("required", [])],
+            }
+        )
+    schema["properties"]["sources"]["items"] = {"oneOf": kinds}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "fieldloop device profile"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
 def errors_page() -> str:
     """The error tree and the exit codes."""
     tree = inspect.cleandoc(errors.__doc__ or "")
@@ -122,6 +151,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/states.md": states_page,
     "docs/reference/errors.md": errors_page,
+    "firmware-config/profile.schema.json": profile_schema,
 }
 
 

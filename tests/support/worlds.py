@@ -270,6 +270,7 @@ class IioBufferWorld:
         (folder / "dev").mkdir()
         self.fifo = folder / "dev" / "iio:device0"
         os.mkfifo(self.fifo)
+        self._rest = b""
         self._writer = os.open(self.fifo, os.O_RDWR)  # keeps the FIFO open, as a device is
         self._clock = FakeClock()
         self._rows: list[Row] = []
@@ -279,14 +280,14 @@ class IioBufferWorld:
         return IioSource(iio_options(self.root, mode="buffer"), context)
 
     def step(self) -> float:
-        """Five scans, cut at odd places."""
-        data = b""
+        """Five scans, the last of them cut at an odd place: its rest comes the next time."""
+        data = self._rest
         for _ in range(5):
             i = len(self._rows)
             data += scan(i, -i, 1_790_000_000 * 10**9 + i * 10_000_000)
             self._rows.append(((i + 4) * 0.5, -i * 0.5 * 2))
-        os.write(self._writer, data[:37])
-        os.write(self._writer, data[37:])
+        os.write(self._writer, data[:-7])
+        self._rest = data[-7:]
         self._clock.s += 0.05
         return self._clock.s
 

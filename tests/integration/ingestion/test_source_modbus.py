@@ -212,5 +212,5 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]):
 
 def test_registers_fill_just_the_channels_of_the_stream(server: Server):
     world = ModbusWorld(server, registers=MAP[:3])
-    with pytest.raises(FixConfiguration, match="registers fill"):
+    with pytest.raises(FixConfiguration, match="are filled"):
         world.open(Store(world.stream))

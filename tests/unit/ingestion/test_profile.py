@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_ingestion.cost import cost_lines
 from fieldloop_ingestion.located_yaml import load
-from fieldloop_ingestion.profile import load_profile
+from fieldloop_ingestion.profile import SourceProfile, StreamProfile, load_profile
 
 GOOD = """\
 streams:
@@ -37,24 +37,24 @@ class Options(BaseModel):
     path: str
 
 
-def options_of(kind: str) -> type[BaseModel]:
-    if kind != "replay":
-        raise FixConfiguration(f"no source is called {kind}")
-    return Options
+def fit(source: SourceProfile, _stream: StreamProfile | None) -> None:
+    if source.kind != "replay":
+        raise FixConfiguration(f"no source is called {source.kind}")
+    Options.model_validate(source.options)
 
 
 def faults_of(tmp_path: Path, text: str) -> list[str]:
     path = tmp_path / "p.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(FixConfiguration) as caught:
-        load_profile(str(path), options_of)
+        load_profile(str(path), fit)
     return str(caught.value).replace(str(path), "p.yaml").splitlines()
 
 
 def test_a_good_profile_is_read_and_its_cost_is_said(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(GOOD, encoding="utf-8")
-    profile = load_profile(str(path), options_of)
+    profile = load_profile(str(path), fit)
     assert [s.id for s in profile.streams] == ["imu", "raw"]
     assert profile.streams[0].channels[0].max == 16
     assert profile.sources[0].options == {"path": "/data"}
@@ -96,4 +96,4 @@ def test_what_is_not_plain_yaml_is_named_by_line(text: str, line: int) -> None:
 
 def test_a_profile_that_is_not_there_says_which_setting_names_it(tmp_path: Path) -> None:
     with pytest.raises(FixConfiguration, match="FIELDLOOP_PROFILE"):
-        load_profile(str(tmp_path / "none.yaml"), options_of)
+        load_profile(str(tmp_path / "none.yaml"), fit)

@@ -94,7 +94,9 @@ def test_bad_messages_alone_are_acknowledged_too(broker: MemoryBroker, store: St
     for _ in range(5):
         broker.publish("t/1", b"nonsense")
     source.poll(store, 0.0)
-    source.committed("e1", store.commit())
+    assert unacknowledged(broker) == 5
+    store.commit()  # the watermark is where it was: the loop has nothing to say
+    source.poll(store, 0.0)
     assert unacknowledged(broker) == 0
 
 
@@ -106,6 +108,7 @@ def test_a_bad_message_behind_one_that_is_not_on_disk_waits_for_it(
     broker.publish("t/1", b"nonsense")
     source.poll(store, 0.0)
     source.committed("e1", 0)
+    source.poll(store, 0.0)
     assert unacknowledged(broker) == 2
 
 
@@ -251,7 +254,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]):
 
 
 def test_a_mapping_has_just_the_channels_of_the_stream(broker: MemoryBroker, store: Store):
-    with pytest.raises(FixConfiguration, match="mapping fills"):
+    with pytest.raises(FixConfiguration, match="are filled"):
         source_on(broker, store, json={"fields": {"a": "/a", "b": "/b"}})
     senml = {"names": {"a": "n"}, "units": {"b": "K"}}
     with pytest.raises(FixConfiguration, match="units name no channels"):

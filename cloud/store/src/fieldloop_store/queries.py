@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, select, tuple_
 
 from fieldloop_contract.frames import Frame
 from fieldloop_store.engine import Store
-from fieldloop_store.rows import LogKey, frame_of
+from fieldloop_store.rows import FRAME_COLUMNS, LogKey, frame_of
 from fieldloop_store.schema import annotations as annotations_table
 from fieldloop_store.schema import events, frames, results, samples, services
 
@@ -219,11 +219,10 @@ def frames_between(
     key = (c.service, c.epoch, c.seq)
     where = _equal(table, fleet=fleet, device=device, stream=stream) + _span(table, t0_ns, t1_ns)
     query = select(
-        c.fleet, c.device, *key, c.stream, c.t0_ns, c.mono_ns, c.boot, c.clock, c.rate_hz,
-        c.channels, c.samples, c.received_ns,
+        c.fleet, c.device, *key, *(c[name] for name in FRAME_COLUMNS), c.received_ns,
     ).where(*where)  # fmt: skip
-    for row in _pages(store, query, key, slice(2, 5), page_rows):
-        yield FrameRow(LogKey(*row[:4]), row[4], frame_of(row[5:13]), row[13])
+    for row in pages(store, query, key, slice(2, 5), page_rows):
+        yield FrameRow(LogKey(*row[:4]), row[4], frame_of(row[5:-1]), row[-1])
 
 
 def annotations(
@@ -252,7 +251,7 @@ def annotations(
         c.fleet, *key, c.about_device, c.stream, c.t0_ns, c.t1_ns, c.label, c.annotator,
         c.confidence, c.received_ns,
     ).where(*where)  # fmt: skip
-    for row in _pages(store, query, key, slice(1, 5), page_rows):
+    for row in pages(store, query, key, slice(1, 5), page_rows):
         yield AnnotationRow(LogKey(*row[:4]), *row[4:])
 
 
@@ -289,7 +288,7 @@ def results_between(
         c.fleet, c.device, *key, c.stream, c.slot, c.role, c.t0_ns, c.t1_ns, c.model, c.version,
         c.model_digest, c.label, c.score, c.latency_us, c.valid, c.document, c.received_ns,
     ).where(*where)  # fmt: skip
-    for row in _pages(store, query, key, slice(2, 5), page_rows):
+    for row in pages(store, query, key, slice(2, 5), page_rows):
         yield ResultRow(LogKey(*row[:4]), *row[4:])
 
 
@@ -373,7 +372,7 @@ def _span(table: Table, t0_ns: int | None, t1_ns: int | None) -> _Where:
     return where
 
 
-def _pages(
+def pages(
     store: Store,
     query: Select[Any],
     key: tuple[ColumnElement[Any], ...],

@@ -18,7 +18,7 @@ from fieldloop_contract.errors import FixConfiguration, LimitExceeded, RejectedI
 from fieldloop_contract.manifest import Channel, Input
 from fieldloop_models.recipe import WindowPlan
 from fieldloop_scoring.windows import Window, WindowBuilder
-from fieldloop_store import queries
+from fieldloop_store import clocks, queries
 from fieldloop_store.engine import Store
 from fieldloop_training.datasets import WINDOWS_MAX, Dataset, Place, plain_input
 from fieldloop_training.labels import CONFIDENCE_MIN, Recording, resolve
@@ -67,8 +67,10 @@ def take(
     kept: list[Recording] = []
     places: list[Place] = []
     samples = []
+    offsets = {r.device: clocks.clock_offsets(store, fleet, r.device) for r in recordings}
     for recording in recordings:
-        windows = cut(recording, _frames(store, fleet, recording), spec)
+        frames = _frames(store, fleet, recording, offsets[recording.device])
+        windows = cut(recording, frames, spec)
         if not windows:
             left_out["without a whole window"] = left_out.get("without a whole window", 0) + 1
             continue
@@ -115,14 +117,17 @@ def cut(recording: Recording, frames: Iterable[queries.FrameRow], spec: Input) -
     return windows
 
 
-def _frames(store: Store, fleet: str, recording: Recording) -> Iterable[queries.FrameRow]:
-    return queries.frames_between(
+def _frames(
+    store: Store, fleet: str, recording: Recording, offsets: dict[str, int]
+) -> Iterable[queries.FrameRow]:
+    return clocks.placed_frames_between(
         store,
         fleet,
         device=recording.device,
         stream=recording.stream,
         t0_ns=recording.t0_ns,
         t1_ns=recording.t1_ns,
+        offsets=offsets,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_ingestion.profile import Profile, load_profile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
-from fieldloop_ingestion.source import options_of
+from fieldloop_ingestion.source import fit
 from fieldloop_runtime.journal import configure
 from fieldloop_runtime.life import ExitCode, Life, run
 from fieldloop_runtime.settings import help_text, load
@@ -48,7 +48,7 @@ def _run() -> int:
 
         settings = load(IngestionSettings, os.environ)
         configure(settings.log_level)
-        profile = load_profile(settings.profile, options_of)
+        profile = load_profile(settings.profile, fit)
         Service(settings, profile).run(life)
 
     return run(SERVICE, body)
@@ -57,7 +57,7 @@ def _run() -> int:
 def _check(path: str) -> int:
     from fieldloop_ingestion.cost import cost_lines  # noqa: PLC0415 - only here
 
-    profile: Profile = load_profile(path, options_of)
+    profile: Profile = load_profile(path, fit)
     sys.stdout.write("\n".join([f"{path}: ok", *cost_lines(profile)]) + "\n")
     return ExitCode.OK
 
@@ -72,7 +72,7 @@ def _log(path: str) -> int:
 def _probe(path: str, seconds: float) -> int:
     from fieldloop_ingestion.probe import probe, report  # noqa: PLC0415 - only here
 
-    profile = load_profile(path, options_of)
+    profile = load_profile(path, fit)
     if sys.stderr.isatty():
         sys.stderr.write(f"probing {len(profile.sources)} sources for {seconds:g} s ...\n")
     found = probe(profile, seconds)

@@ -18,6 +18,7 @@ from fieldloop_contract.frames import Frame
 from fieldloop_ingestion.capture import CaptureGate
 from fieldloop_ingestion.gate import check_against
 from fieldloop_ingestion.profile import SourceProfile, StreamProfile
+from fieldloop_ingestion.resample import Resamples, make_resampler
 from fieldloop_ingestion.source import Context, Source, find_source
 from fieldloop_runtime.backoff import full_jitter
 from fieldloop_runtime.clock import Now
@@ -44,6 +45,7 @@ class LogSink:
         origin: str,
         stream: StreamProfile,
         clock: Callable[[], Now],
+        resampler: Resamples | None = None,
     ) -> None:
         self.samples = 0
         self._log = log
@@ -51,6 +53,7 @@ class LogSink:
         self._origin = origin
         self._stream = stream
         self._clock = clock
+        self._resampler = resampler
         self._gate = CaptureGate(stream.capture)
         self._held: deque[Frame] = deque()
 
@@ -65,9 +68,11 @@ class LogSink:
         return self._gate.passed_over
 
     def frame(self, frame: Frame) -> int | None:
-        """See `Sink`; None also where the schedule records nothing of the frame."""
+        """See `Sink`; None also where nothing of the frame is recorded, or not yet."""
         self._put_held()
         try:
+            if self._resampler is not None:
+                return self._put_resampled(self._resampler.push(frame))
             check_against(frame, self._stream)
         except RejectedInput as error:
             self.refuse(error.code, str(error), frame.samples[:_EXCERPT_BYTES])
@@ -76,6 +81,16 @@ class LogSink:
             return self._append(frame)
         gate = copy.deepcopy(self._gate)
         return self._put(self._gate.admit(frame), gate)
+
+    def _put_resampled(self, made: list[Frame]) -> int | None:
+        """Resampled frames: the source's frame is in the filter, so what finds no room waits."""
+        for frame in made:
+            check_against(frame, self._stream)
+        self._held.extend(part for frame in made for part in self._gate.admit(frame))
+        try:
+            return self._put_held()
+        except OutOfSpace:
+            return None  # the next frame is refused until these are in the log
 
     def trigger(self, t_ns: int) -> None:
         """Record a stretch around `t_ns`, where the stream records when it is asked to.
@@ -102,10 +117,12 @@ class LogSink:
                 break
         return seq
 
-    def _put_held(self) -> None:
+    def _put_held(self) -> int | None:
+        seq = None
         while self._held:
-            self._append(self._held[0])
+            seq = self._append(self._held[0])
             self._held.popleft()
+        return seq
 
     def _append(self, frame: Frame) -> int:
         withheld = self._stream.uplink == "none"
@@ -145,12 +162,15 @@ class Supervised:
         self.restarts = 0
         self.fault: str | None = None
         self.next_s = 0.0
-        self.sink = LogSink(log, profile.id, origin, stream, clock)
+        resampler = None
+        if profile.resample is not None:
+            resampler = make_resampler(profile.resample, stream)
+        self.sink = LogSink(log, profile.id, origin, stream, clock, resampler)
         self._profile = profile
         self._journal = Journal(f"ingestion.{profile.id}")
         self._context = Context(
             id=profile.id,
-            stream=stream,
+            stream=profile.given(stream),
             clock=clock,
             recall=lambda name: log.state(f"source.{profile.id}.{name}"),
             journal=self._journal,
@@ -205,7 +225,8 @@ class Supervised:
 
     def report_fault(self) -> str | None:
         """What is wrong, for health; None when all is well."""
-        return self.fault
+        own = getattr(self._source, "fault", None)
+        return self.fault or (str(own) if own else None)
 
     def close(self) -> None:
         """Let go of the source."""

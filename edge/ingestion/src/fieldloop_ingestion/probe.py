@@ -187,6 +187,7 @@ def probe(
     for source in profile.sources:
         stream = profile.stream(source.stream)
         assert stream is not None  # the profile was checked
+        stream = source.given(stream)
         figures = SourceFigures(source, stream)
         context = Context(source.id, stream, clock.now, lambda _name: None, Journal("probe"))
         kind = find_source(source.kind)

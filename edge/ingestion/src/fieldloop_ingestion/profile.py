@@ -84,6 +84,15 @@ class StreamProfile(_Strict):
         )
 
 
+class ResampleProfile(_Strict):
+    """How a source of another rate fills its stream; needs the extra `resample`."""
+
+    method: Literal["hold", "linear", "decimate"]
+    rate_hz: Annotated[float, Field(gt=0, le=RATE_HZ_MAX, allow_inf_nan=False)]
+    """Rate of the source; the stream's own is what is kept."""
+    gap_tolerance_periods: Annotated[float, Field(gt=0, le=1_000)] = 1.5
+
+
 class SourceProfile(BaseModel):
     """One source: its id, its kind, the stream it fills, and options that its kind declares."""
 
@@ -91,6 +100,13 @@ class SourceProfile(BaseModel):
     id: Id
     kind: Id
     stream: Id
+    resample: ResampleProfile | None = None
+
+    def given(self, stream: StreamProfile) -> StreamProfile:
+        """The stream as the source gives it: before resampling."""
+        if self.resample is None:
+            return stream
+        return stream.model_copy(update={"rate_hz": self.resample.rate_hz})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -117,11 +133,15 @@ class Fault:
     message: str
 
 
-OptionsOf = Callable[[str], type[BaseModel]]
-"""Gives the options model of a kind of source; FixConfiguration for one not installed."""
+Fit = Callable[[SourceProfile, StreamProfile | None], None]
+"""Checks a source's options, and against the stream it fills where there is one.
+
+Raises pydantic's ValidationError, or FixConfiguration: for a kind that is not installed, or options
+that do not fit the stream.
+"""
 
 
-def load_profile(path: str, options_of: OptionsOf) -> Profile:
+def load_profile(path: str, fit: Fit) -> Profile:
     """Read and check a profile.
 
     Raises:
@@ -135,7 +155,7 @@ def load_profile(path: str, options_of: OptionsOf) -> Profile:
             hint="FIELDLOOP_PROFILE names a YAML file; see the package's README",
         ) from error
     document, lines = located_yaml.load(text, path)
-    profile, faults = check(document, options_of)
+    profile, faults = check(document, fit)
     if faults or profile is None:
         raise FixConfiguration(
             "\n".join(
@@ -147,7 +167,7 @@ def load_profile(path: str, options_of: OptionsOf) -> Profile:
     return profile
 
 
-def check(document: Any, options_of: OptionsOf) -> tuple[Profile | None, list[Fault]]:
+def check(document: Any, fit: Fit) -> tuple[Profile | None, list[Fault]]:
     """Check a parsed profile; the profile is None where it has faults."""
     try:
         profile = Profile.model_validate(document)
@@ -158,10 +178,11 @@ def check(document: Any, options_of: OptionsOf) -> tuple[Profile | None, list[Fa
     faults += _twice([s.id for s in profile.sources], "sources")
     for index, source in enumerate(profile.sources):
         at: located_yaml.Path = ("sources", index)
-        if profile.stream(source.stream) is None:
+        stream = profile.stream(source.stream)
+        if stream is None:
             faults.append(Fault((*at, "stream"), f"no stream is called {source.stream}"))
         try:
-            options_of(source.kind).model_validate(source.options)
+            fit(source, stream)
         except ValidationError as error:
             faults += _faults(error, at)
         except FixConfiguration as error:

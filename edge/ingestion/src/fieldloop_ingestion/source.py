@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import Frame
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_ingestion.profile import SourceProfile, StreamProfile
+from fieldloop_ingestion.resample import make_resampler
 from fieldloop_runtime.clock import Now
 from fieldloop_runtime.journal import Journal
 
@@ -109,6 +110,21 @@ def find_source(kind: str) -> type[Source]:
     raise FixConfiguration(f"no source is called {kind}", hint=f"installed: {', '.join(names)}")
 
 
-def options_of(kind: str) -> type[BaseModel]:
-    """The options model of a kind of source."""
-    return find_source(kind).Options
+def fit(source: SourceProfile, stream: StreamProfile | None) -> None:
+    """Check a source's options, by themselves and against the stream it fills.
+
+    A kind may have a class method `check(options, stream)` for the latter.
+
+    Raises:
+        ValidationError: pydantic's, for the options.
+        FixConfiguration: the kind is not installed, or its options do not fit the stream.
+    """
+    kind = find_source(source.kind)
+    options = kind.Options.model_validate(source.options)
+    if stream is None:
+        return
+    fits = getattr(kind, "check", None)
+    if fits is not None:
+        fits(options, source.given(stream))
+    if source.resample is not None:
+        make_resampler(source.resample, stream)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fieldloop_contract.errors import WrongStream
+from fieldloop_contract.errors import FixConfiguration, WrongStream
 from fieldloop_contract.frames import FLOAT_BYTES, FRAME_BYTES_MAX, FRAME_SAMPLES_MAX, Clock, Frame
 from fieldloop_ingestion.gate import check_against
 from fieldloop_ingestion.profile import StreamProfile
@@ -52,6 +52,20 @@ class Instant:
     def later(self, by_ns: int) -> Instant:
         """The instant `by_ns` after this one."""
         return Instant(self.t0_ns + by_ns, self.mono_ns + by_ns, self.boot, self.clock)
+
+
+def same_channels(stream: StreamProfile, filled: Iterable[str]) -> None:
+    """Check that a source fills just the channels of its stream.
+
+    Raises:
+        FixConfiguration: it does not.
+    """
+    names, found = {channel.name for channel in stream.channels}, set(filled)
+    if names != found:
+        raise FixConfiguration(
+            f"{sorted(found)} are filled, stream {stream.id} has {sorted(names)}",
+            code="source.channels",
+        )
 
 
 def pack(values: Sequence[float]) -> bytes:

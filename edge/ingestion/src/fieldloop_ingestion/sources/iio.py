@@ -27,12 +27,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fieldloop_contract.errors import FixConfiguration, RetryLater
+from fieldloop_contract.errors import RetryLater
 from fieldloop_contract.frames import CHANNELS_MAX, T_NS_MAX
 from fieldloop_contract.ids import Text
 from fieldloop_contract.messages import Finite
+from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
-from fieldloop_ingestion.sources.framing import Instant, Piece, frames_of, put
+from fieldloop_ingestion.sources.framing import Instant, Piece, frames_of, put, same_channels
 from fieldloop_ingestion.sources.iiosysfs import Scan, Sysfs, scan_of
 from fieldloop_ingestion.sources.sampling import Device, SampledSource
 
@@ -265,15 +266,19 @@ class IioSource:
     Options: ClassVar[type[BaseModel]] = IioOptions
 
     def __init__(self, options: IioOptions, context: Context) -> None:
-        names = [channel.name for channel in context.stream.channels]
-        if set(names) != set(options.channels):
-            raise FixConfiguration(
-                f"{context.id}: channels fills {sorted(options.channels)},"
-                f" the stream has {sorted(names)}"
-            )
-        elements = [options.channels[name] for name in names]
+        self.check(options, context.stream)
+        elements = [options.channels[channel.name] for channel in context.stream.channels]
         kind = PolledIioSource if options.mode == "poll" else BufferedIioSource
         self._source: PolledIioSource | BufferedIioSource = kind(options, context, elements)
+
+    @classmethod
+    def check(cls, options: IioOptions, stream: StreamProfile) -> None:
+        """Whether the options fit the stream.
+
+        Raises:
+            FixConfiguration: with what does not.
+        """
+        same_channels(stream, options.channels)
 
     @property
     def fault(self) -> str | None:

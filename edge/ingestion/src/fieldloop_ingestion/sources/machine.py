@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import CHANNELS_MAX
+from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
 from fieldloop_ingestion.sources.framing import Instant, Piece, frames_of, put, samples_max
 from fieldloop_ingestion.sources.machinery import (
@@ -67,15 +68,12 @@ class MachineSource:
         self._options = options
         self._context = context
         stream = context.stream
-        columns = tuple(options.directions or DIRECTIONS[: len(stream.channels)])
-        if len(columns) != len(stream.channels):
-            raise FixConfiguration(f"{context.id}: directions has to name each channel's")
-        if options.frame_samples > samples_max(len(columns)):
-            raise FixConfiguration(f"{context.id}: frame_samples makes frames that are too large")
-        if fault := options.machine.check_rate(stream.rate_hz):
-            raise FixConfiguration(f"{context.id}: {fault}")
+        self.check(options, stream)
         self._simulation = Simulation(
-            options.machine, rate_hz=stream.rate_hz, columns=columns, seed=options.seed
+            options.machine,
+            rate_hz=stream.rate_hz,
+            columns=tuple(options.directions or DIRECTIONS[: len(stream.channels)]),
+            seed=options.seed,
         )
         self._state = self._simulation.begin()
         self._end_ns = 0
@@ -86,6 +84,21 @@ class MachineSource:
         self._begun = False
         self._due_s: float | None = None
         self._open = True
+
+    @classmethod
+    def check(cls, options: MachineOptions, stream: StreamProfile) -> None:
+        """Whether the options fit the stream.
+
+        Raises:
+            FixConfiguration: with what does not.
+        """
+        channels = len(stream.channels)
+        if len(options.directions or DIRECTIONS[:channels]) != channels:
+            raise FixConfiguration("directions has to name that of each channel")
+        if options.frame_samples > samples_max(channels):
+            raise FixConfiguration("frame_samples makes frames that are too large")
+        if fault := options.machine.check_rate(stream.rate_hz):
+            raise FixConfiguration(fault)
 
     def poll(self, sink: Sink, now_s: float) -> float:
         """Put the frames that are whole by now, at most `SAMPLES_PER_POLL` samples."""

@@ -28,7 +28,9 @@ from fieldloop_contract.errors import FixConfiguration, RetryLater
 from fieldloop_contract.frames import CHANNELS_MAX
 from fieldloop_contract.ids import Text
 from fieldloop_contract.messages import Finite
+from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.source import Context
+from fieldloop_ingestion.sources.framing import same_channels
 from fieldloop_ingestion.sources.sampling import Device, SampledSource
 from fieldloop_runtime.settings import PositiveSeconds
 
@@ -239,15 +241,20 @@ class ModbusSource(SampledSource):
     Options: ClassVar[type[BaseModel]] = ModbusOptions
 
     def __init__(self, options: ModbusOptions, context: Context) -> None:
+        self.check(options, context.stream)
         by_name = {register.channel: register for register in options.registers}
-        names = [channel.name for channel in context.stream.channels]
-        if set(names) != set(by_name):
-            raise FixConfiguration(
-                f"{context.id}: registers fill {sorted(by_name)}, the stream has {sorted(names)}"
-            )
-        ordered = [by_name[name] for name in names]
+        ordered = [by_name[channel.name] for channel in context.stream.channels]
 
         def connect() -> Device:
             return _Connection(options, ordered)
 
         super().__init__(context, connect, queue_max=options.queue_max)
+
+    @classmethod
+    def check(cls, options: ModbusOptions, stream: StreamProfile) -> None:
+        """Whether the options fit the stream.
+
+        Raises:
+            FixConfiguration: with what does not.
+        """
+        same_channels(stream, (register.channel for register in options.registers))

@@ -31,8 +31,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fieldloop_contract.errors import FixConfiguration, RetryLater
 from fieldloop_contract.ids import Text
+from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
-from fieldloop_ingestion.sources.framing import Instant, Piece, Refused, frames_of, put
+from fieldloop_ingestion.sources.framing import (
+    Instant,
+    Piece,
+    Refused,
+    frames_of,
+    put,
+    same_channels,
+)
 from fieldloop_ingestion.sources.jsonfields import JsonMapping, JsonReader, Reading
 from fieldloop_ingestion.sources.senml import SenmlMapping, SenmlReader
 from fieldloop_runtime.mqtt import Connected, Disconnected, Event, Received, Session
@@ -142,7 +150,8 @@ class MqttSource:
         self.fault: str | None = None
         self._options = options
         self._context = context
-        self._read = _reader(options, context)
+        self.check(options, context.stream)
+        self._read = _reader(options, context.stream)
         self._unacknowledged: deque[_Taken] = deque()
         self._current: _Current | None = None
         state = json.loads(context.recall("mqtt") or "{}")
@@ -154,6 +163,21 @@ class MqttSource:
         self._link: Link | None = link(_broker(options), client_id, options.topics)
         self._link.start()
 
+    @classmethod
+    def check(cls, options: MqttOptions, stream: StreamProfile) -> None:
+        """Whether the options fit the stream.
+
+        Raises:
+            FixConfiguration: with what does not.
+        """
+        if options.json_ is not None:
+            same_channels(stream, options.json_.fields)
+        if options.senml is not None:
+            same_channels(stream, options.senml.names)
+            names = {channel.name for channel in stream.channels}
+            if unknown := sorted(set(options.senml.units) - names):
+                raise FixConfiguration(f"units name no channels: {unknown}")
+
     def poll(self, sink: Sink, now_s: float) -> float:  # noqa: ARG002 - of the protocol
         """Put at most `MESSAGES_PER_POLL` messages into the sink."""
         link = self._link
@@ -161,6 +185,7 @@ class MqttSource:
             return _POLL_S
         if not link.alive:
             raise RetryLater("the thread of the connection has ended", code="mqtt.thread")
+        self._acknowledge(self._refused_only())  # no watermark will ever speak of them
         try:
             for _ in range(MESSAGES_PER_POLL):
                 if self._current is None:
@@ -186,8 +211,20 @@ class MqttSource:
                 safe = number if safe == number - 1 else safe
             elif taken.epoch == epoch and taken.seq <= seq:
                 safe = number  # and all before it, those of an earlier epoch too
-        for _ in range(safe):
-            taken = waiting.popleft()
+        self._acknowledge(safe)
+
+    def _refused_only(self) -> int:
+        """How many messages at the head left nothing but dead letters, in an earlier turn."""
+        found = 0
+        for taken in self._unacknowledged:
+            if taken.seq is not None:
+                break
+            found += 1
+        return found
+
+    def _acknowledge(self, n: int) -> None:
+        for _ in range(n):
+            taken = self._unacknowledged.popleft()
             if self._link is not None:
                 self._link.acknowledge(taken.token)
 
@@ -293,28 +330,16 @@ def _key(message: Received) -> str:
 
 
 def _reader(
-    options: MqttOptions, context: Context
+    options: MqttOptions, stream: StreamProfile
 ) -> Callable[[bytes, int], Iterator[Reading | Refused]]:
-    channels = [(channel.name, channel.unit) for channel in context.stream.channels]
-    names = [name for name, _ in channels]
+    channels = [(channel.name, channel.unit) for channel in stream.channels]
     bytes_max = options.message_bytes_max
     if options.json_ is not None:
-        _same(context, names, options.json_.fields)
-        by_pointer = JsonReader(options.json_, names)
+        by_pointer = JsonReader(options.json_, [name for name, _ in channels])
         return lambda payload, _now_ns: by_pointer.read(payload, bytes_max)
     assert options.senml is not None  # one of the two is given
-    _same(context, names, options.senml.names)
-    if unknown := sorted(set(options.senml.units) - set(names)):
-        raise FixConfiguration(f"{context.id}: units name no channels: {unknown}")
     packs = SenmlReader(options.senml, channels)
     return lambda payload, now_ns: packs.read(payload, bytes_max, now_ns)
-
-
-def _same(context: Context, channels: list[str], mapped: Iterable[str]) -> None:
-    if set(channels) != set(mapped):
-        raise FixConfiguration(
-            f"{context.id}: the mapping fills {sorted(mapped)}, the stream has {sorted(channels)}"
-        )
 
 
 def _broker(options: MqttOptions) -> MqttSettings:
