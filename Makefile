@@ -13,12 +13,13 @@ MEMBERS := $(shell sed -n '/^members = \[/,/^\]/s/^ *"\(.*\)",/\1/p' pyproject.t
 SOURCES := $(MEMBERS:%=%/src)
 ARGS ?=
 RUNS ?= 1000
+ROWS ?= 1000000
 export UV_PYTHON_DOWNLOADS = never
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test check lint types imports locks-fresh docs docs-fresh alone format lock bench torture clean
+.PHONY: help demo test check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -84,6 +85,10 @@ bench: $(VENV)/.ready
 
 torture: $(VENV)/.ready
 	@$(RUN)/python tests/crash/ingestion/torture.py --runs $(RUNS)
+
+storm: $(VENV)/.ready
+	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS)
+	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS) --store postgresql --replicas 3
 
 clean:
 	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
 
+from fieldloop_contract.batch import SequencedFrame
 from fieldloop_contract.messages import LedgerTotals, Reported, Status
 from fieldloop_store import letters as letters_module
 from fieldloop_store.engine import Store
@@ -15,7 +17,7 @@ from fieldloop_store.ingest import Intake, Outcome, store_intake
 from fieldloop_store.letters import CONFLICT, Letter
 from fieldloop_store.presence import Presence
 from fieldloop_store.queries import device_services, frames_between
-from fieldloop_store.rows import LogKey, Row
+from fieldloop_store.rows import LogKey, Row, frame_row
 from fieldloop_store.schema import dead_letter_overflow, dead_letters, ledgers
 from fieldloop_telemetry.door import admit
 from support.telemetry import (
@@ -25,6 +27,7 @@ from support.telemetry import (
     annotation,
     count,
     event,
+    frame,
     frames,
     result,
     rows,
@@ -259,3 +262,14 @@ def test_presence_is_the_last_word_of_each_service(store: Store) -> None:
     store_intake(store, Intake(presence=messages, received_ns=3))
     found = [(row.device, row.status_ns) for row in device_services(store, "demo")]
     assert found == [("subject-1", 2), ("subject-2", 3)]
+
+
+def test_a_planned_pause_is_kept_and_another_one_is_another_content(store: Store) -> None:
+    plain, paused = frame(1), replace(frame(1), planned_pause=True)
+    rows = [frame_row(LOG, SequencedFrame(seq, item), 5) for seq, item in ((1, paused), (2, plain))]
+    store_intake(store, Intake(rows={"frames": rows}, received_ns=5))
+    found = list(frames_between(store, "demo", device="subject-1", stream="imu"))
+    assert [row.frame.planned_pause for row in found] == [True, False]
+    clash = frame_row(LOG, SequencedFrame(1, plain), 6)
+    outcome = store_intake(store, Intake(rows={"frames": [clash]}, received_ns=6))
+    assert [conflict.seq for conflict in outcome.conflicts] == [1]

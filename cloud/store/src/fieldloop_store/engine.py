@@ -57,7 +57,8 @@ class Store:
                 at a time.
 
         Raises:
-            FixConfiguration: the URL is not one we know, or the database is of a later release.
+            FixConfiguration: the URL is not one we know, the server refuses this user, password or
+                database, or the database is of a later release.
             RetryLater: the database does not answer.
         """
         try:
@@ -74,13 +75,23 @@ class Store:
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine, busy_timeout_s, checkpoints)
         store = cls(engine)
-        if create:
-            # Alembic costs 0.1 s to import, which a reader of an existing store need not pay.
-            from fieldloop_store.migrate import upgrade  # noqa: PLC0415
+        try:
+            if create:
+                # Alembic costs 0.1 s to import, which a reader of an existing store need not pay.
+                from fieldloop_store.migrate import upgrade  # noqa: PLC0415
 
-            upgrade(store)
-        else:
-            store._expect_tables(parsed)
+                upgrade(store)
+            else:
+                store._expect_tables(parsed)
+        except RetryLater as error:
+            store.close()
+            if _forbidden(error):
+                raise FixConfiguration(
+                    f"the store refuses this user or database: {error}",
+                    code="store.access",
+                    hint="check user, password and database name in the store's URL",
+                ) from error
+            raise
         return store
 
     def _expect_tables(self, url: URL) -> None:
@@ -154,6 +165,19 @@ def _transient(error: DBAPIError) -> bool:
         return False
     code = getattr(error.orig, "sqlite_errorcode", None)
     return code is None or (code & 0xFF) in _SQLITE_TRANSIENT
+
+
+def _forbidden(error: RetryLater) -> bool:
+    """Whether the server answered, and its answer was no: waiting will not change it.
+
+    libpq gives no SQLSTATE for a refused connection, only the server's words.
+    """
+    said = str(error)
+    return ("FATAL" in said and any(
+        words in said
+        for words in ("authentication failed", "no pg_hba.conf entry", "does not exist",
+                      "permission denied", "no password supplied")
+    )) or "no password supplied" in said  # fmt: skip
 
 
 def _shown(url: str) -> str:

@@ -3,29 +3,36 @@
 For a log (device, service, epoch) the device reports produced = stored + pending + withheld +
 dropped, where `stored` counts acknowledged rows. The store holds a row as itself or, refused, as a
 dead letter. The books balance when the device's own sum is right, the store holds at least what the
-device counts as stored, and at most what it had produced when it reported. Read-only; any thread.
+device counts as stored, and at most what it had produced when it reported. What was removed on
+purpose (`retired`) counts as held. Read-only; any thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     CompoundSelect,
     Connection,
+    Select,
     Table,
     distinct,
+    exists,
     func,
+    literal,
     select,
     union,
 )
 
 from fieldloop_store.engine import Store
 from fieldloop_store.letters import CONFLICT
+from fieldloop_store.retirement import retired_ranges
 from fieldloop_store.rows import LOG_TABLES, LogKey
-from fieldloop_store.schema import dead_letter_overflow, dead_letters, ledgers
+from fieldloop_store.schema import dead_letter_overflow, dead_letters, ledgers, retired
 
 LOGS_MAX = 100_000
 RANGES_MAX = 1_000
@@ -59,7 +66,8 @@ class Held:
         overflowed: refusals counted beyond the bound of dead letters; one sent twice counts twice.
         conflicts: keys that came with two contents.
         doubled: seqs that stand in more than one table, which no device may produce.
-        distinct: seqs held in any form.
+        retired: seqs that were held and removed on purpose, by policy or erasure.
+        distinct: seqs held in any form, or retired.
         distinct_reported: those of them that were there when the last report came.
         seq_first, seq_last: 0 where none.
     """
@@ -69,6 +77,7 @@ class Held:
     overflowed: int = 0
     conflicts: int = 0
     doubled: int = 0
+    retired: int = 0
     distinct: int = 0
     distinct_reported: int = 0
     seq_first: int = 0
@@ -90,6 +99,14 @@ class Books:
         """Whether there is nothing to explain."""
         return not self.faults
 
+    @property
+    def lacking(self) -> int:
+        """Rows that the device counts as stored and the store does not have."""
+        if self.report is None:
+            return 0
+        lacking = self.report.stored - self.held.distinct
+        return lacking if lacking > self.held.overflowed else 0
+
 
 def audit(report: Report | None, held: Held) -> tuple[list[str], list[str]]:
     """What does not balance, and what is worth knowing though it does. Pure."""
@@ -99,6 +116,8 @@ def audit(report: Report | None, held: Held) -> tuple[list[str], list[str]]:
         faults.append(f"{held.doubled} seqs stand in more than one table")
     if held.refused - held.conflicts > 0:
         notes.append(f"{held.refused - held.conflicts} rows were refused; see the dead letters")
+    if held.retired:
+        notes.append(f"{held.retired} rows were removed by policy or erasure")
     if held.overflowed:
         notes.append(f"{held.overflowed} refusals beyond the bound were counted, not kept")
     if held.conflicts:
@@ -132,47 +151,80 @@ def books(
         RetryLater: the database is away.
     """
     with store.read() as connection:
-        logs = _logs(connection, fleet=fleet, device=device, service=service)
+        logs = logs_of(connection, fleet=fleet, device=device, service=service)
     for log in logs:
-        with store.read() as connection:
-            report = _report(connection, log)
-            held = _held(connection, log, None if report is None else report.reported_ns)
-        faults, notes = audit(report, held)
-        yield Books(log, report, held, tuple(faults), tuple(notes))
+        yield audit_log(store, log)
+
+
+def audit_log(store: Store, log: LogKey) -> Books:
+    """The books of one log. Raises RetryLater where the database is away."""
+    with store.read() as connection:
+        report = _report(connection, log)
+        held = _held(connection, log, report)
+    faults, notes = audit(report, held)
+    return Books(log, report, held, tuple(faults), tuple(notes))
 
 
 def missing_ranges(
-    store: Store, log: LogKey, *, seq_first: int | None = None, limit: int = RANGES_MAX
+    store: Store,
+    log: LogKey,
+    *,
+    seq_first: int | None = None,
+    seq_last: int | None = None,
+    limit: int = RANGES_MAX,
 ) -> list[tuple[int, int]]:
-    """Inclusive seq ranges between the first and the last held that the store lacks.
+    """Inclusive seq ranges, between the first and the last held, that the store lacks.
 
-    Not all of them were ever sent: withheld and dropped rows leave gaps too.
+    Not all of them were ever sent: withheld and dropped rows leave gaps too. What was retired on
+    purpose is not lacking.
 
     Args:
-        seq_first: look from here instead of from the first one held.
+        seq_first, seq_last: look between these instead.
     """
-    with store.read() as connection:
-        seqs = _seqs(log).subquery()
-        following = func.lead(seqs.c.seq).over(order_by=seqs.c.seq).label("following")
-        pairs = select(seqs.c.seq, following).subquery()
-        query = (
-            select(pairs.c.seq + 1, pairs.c.following - 1)
-            .where(pairs.c.following > pairs.c.seq + 1)
-            .order_by(pairs.c.seq)
-            .limit(limit)
+    parts: list[Select[Any]] = [
+        select(table.c.seq.label("first"), table.c.seq.label("last")).where(
+            *_of(table, log), table.c.seq > 0
         )
-        ranges = [(int(first), int(last)) for first, last in connection.execute(query)]
-        if seq_first is None:
-            return ranges
-        lowest = connection.execute(select(func.min(seqs.c.seq))).scalar()
-    inside = [(max(a, seq_first), b) for a, b in ranges if b >= seq_first]
-    if lowest is not None and lowest > seq_first:
-        inside.insert(0, (seq_first, int(lowest) - 1))
-    return inside[:limit]
+        for table in (*LOG_TABLES.values(), dead_letters)
+    ]
+    gone = select(retired.c.seq_first.label("first"), retired.c.seq_last.label("last"))
+    parts.append(gone.where(*_of(retired, log)))
+    # Fences: as if the row before the first and the one after the last were held.
+    if seq_first is not None:
+        parts.append(_fence(seq_first - 1))
+    if seq_last is not None:
+        parts.append(_fence(seq_last + 1))
+    spans = union(*parts).subquery()
+    wanted = select(spans)
+    if seq_first is not None:
+        wanted = wanted.where(spans.c.last >= seq_first - 1)
+    if seq_last is not None:
+        wanted = wanted.where(spans.c.first <= seq_last + 1)
+    inside = wanted.subquery()
+    pairs = select(
+        func.max(inside.c.last)
+        .over(order_by=[inside.c.first, inside.c.last], rows=(None, 0))
+        .label("until"),
+        func.lead(inside.c.first).over(order_by=[inside.c.first, inside.c.last]).label("following"),
+    ).subquery()
+    query = (
+        select(pairs.c.until + 1, pairs.c.following - 1)
+        .where(pairs.c.following > pairs.c.until + 1)
+        .order_by(pairs.c.until)
+        .limit(limit)
+    )
+    with store.read() as connection:
+        return [(int(first), int(last)) for first, last in connection.execute(query)]
 
 
-def _logs(connection: Connection, **wanted: str | None) -> list[LogKey]:
-    tables = [*LOG_TABLES.values(), dead_letters, dead_letter_overflow, ledgers]
+def _fence(seq: int) -> Any:
+    at = literal(seq, BigInteger)
+    return select(at.label("first"), at.label("last"))
+
+
+def logs_of(connection: Connection, **wanted: str | None) -> list[LogKey]:
+    """Logs that were reported or of which anything is held, by `fleet`, `device`, `service`."""
+    tables = [*LOG_TABLES.values(), dead_letters, dead_letter_overflow, ledgers, retired]
 
     def keys(table: Table) -> list[tuple[str, str, str, str]]:
         c = table.c
@@ -196,7 +248,7 @@ def _report(connection: Connection, log: LogKey) -> Report | None:
     return None if row is None else Report(*row)
 
 
-def _held(connection: Connection, log: LogKey, reported_ns: int | None) -> Held:
+def _held(connection: Connection, log: LogKey, report: Report | None) -> Held:
     rows: dict[str, int] = {}
     for name, table in LOG_TABLES.items():
         counted = select(func.count()).select_from(table).where(*_of(table, log))
@@ -220,19 +272,37 @@ def _held(connection: Connection, log: LogKey, reported_ns: int | None) -> Held:
         select(func.count(), func.min(seqs.c.seq), func.max(seqs.c.seq)).select_from(seqs)
     ).one()
     before = total
-    if reported_ns is not None:
-        then = _seqs(log, reported_ns).subquery()
+    if report is not None:
+        then = _seqs(log, report.reported_ns).subquery()
         before = connection.execute(select(func.count()).select_from(then)).scalar_one()
+    gone = retired_ranges(connection, log)
+    removed = again = 0
+    if gone:
+        # A row that came again after it was retired is held, and no longer gone.
+        r = retired.c
+        inside = exists().where(
+            *_of(retired, log), r.seq_first <= seqs.c.seq, r.seq_last >= seqs.c.seq
+        )
+        again = connection.execute(
+            select(func.count()).select_from(seqs).where(inside)
+        ).scalar_one()
+        removed = sum(b - a + 1 for a, b in gone) - int(again)
+        produced = gone[-1][1] if report is None else report.produced
+        before = min(
+            int(total) + removed,
+            int(before) + sum(max(0, min(b, produced) - a + 1) for a, b in gone) - int(again),
+        )
     return Held(
         rows=rows,
         refused=int(connection.execute(refused).scalar_one()),
         overflowed=int(connection.execute(over).scalar_one()),
         conflicts=int(connection.execute(clashing).scalar_one()),
         doubled=doubled,
-        distinct=int(total),
+        retired=removed,
+        distinct=int(total) + removed,
         distinct_reported=int(before),
-        seq_first=int(first or 0),
-        seq_last=int(last or 0),
+        seq_first=min(int(first or gone[0][0]), gone[0][0]) if gone else int(first or 0),
+        seq_last=max(int(last or 0), gone[-1][1]) if gone else int(last or 0),
     )
 
 

@@ -1,7 +1,9 @@
 """Bringing a database up to this release, with Alembic, forward only.
 
 All pending migrations run in one transaction under a lock, so that services that start together do
-it once, and a failure leaves the database as it was.
+it once, and a failure leaves the database as it was. Before the first statement of a migration the
+whole store is copied (`before`): on SQLite to a file beside it, on PostgreSQL into a schema of its
+own in the same database. A copy of an earlier migration is for a person to delete.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_store.engine import Store
@@ -56,7 +58,36 @@ def upgrade(store: Store) -> None:
                 f"the store is at migration {current}, which this release does not know",
                 hint="run the release that made it, or a later one",
             )
+        if current == head:
+            return
+        if current is not None:
+            before(connection, current)
         _run(directory, connection)
+
+
+def before(connection: Connection, current: str) -> str:
+    """Copy the store as it stands at migration `current`; returns where to.
+
+    The caller holds the write lock. A copy of the same name is of an attempt that failed, and is
+    replaced.
+
+    Raises:
+        FixConfiguration: there is no room for it, or no permission; nothing was migrated.
+    """
+    if connection.dialect.name == "sqlite":
+        from fieldloop_store.backup import copy_sqlite  # noqa: PLC0415 - it imports this module
+
+        source = Path(str(connection.engine.url.database))
+        target = source.with_name(f"{source.name}.before-{current}")
+        copy_sqlite(source, target)
+        return str(target)
+    name = f"fieldloop_before_{current}"
+    connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+    connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    own = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
+    for table in inspect(connection).get_table_names():
+        connection.exec_driver_sql(f'CREATE TABLE {name}."{table}" AS TABLE "{own}"."{table}"')
+    return name
 
 
 def _run(directory: ScriptDirectory, connection: Connection) -> None:

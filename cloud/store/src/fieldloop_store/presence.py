@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, func, select
 
 from fieldloop_contract.messages import Reported, Status
 from fieldloop_store.engine import insert_into
 from fieldloop_store.schema import ledgers, services
 
+SERVICES_PER_DEVICE_MAX = 64
+EPOCHS_PER_SERVICE_MAX = 10_000
+"""A device may invent services and epochs as it likes; beyond these, new ones are not recorded."""
 _KEY = ("fleet", "device", "service")
 
 
@@ -59,7 +62,12 @@ def judge(standing: Standing, status: Status) -> Standing | None:
 
 
 def write_presence(connection: Connection, messages: Sequence[Presence]) -> int:
-    """Bring `services` and `ledgers` up to date, in the order given; returns the wills ignored."""
+    """Bring `services` and `ledgers` up to date, in the order given.
+
+    Returns:
+        How many were ignored: wills that are out of date, and messages of services beyond
+        `SERVICES_PER_DEVICE_MAX` of a device.
+    """
     ignored = 0
     # A stable sort: replicas lock services in one order, each service's messages keep theirs.
     ordered = sorted(messages, key=lambda item: item.who)
@@ -74,6 +82,10 @@ def _write_service(
     s = services.c
     query = select(s.state, s.session).where(*(s[k] == v for k, v in zip(_KEY, who, strict=True)))
     row = connection.execute(query.with_for_update()).one_or_none()
+    if row is None:
+        own = select(func.count()).where(s.fleet == who[0], s.device == who[1])
+        if connection.execute(own).scalar_one() >= SERVICES_PER_DEVICE_MAX:
+            return len(messages)
     standing = Standing(*row) if row is not None else Standing()
     first_ns = messages[0].received_ns
     insert: dict[str, Any] = dict(zip(_KEY, who, strict=True))
@@ -109,7 +121,22 @@ def _write_service(
 def _write_ledgers(
     connection: Connection, who: tuple[str, str, str], reported: Reported, received_ns: int
 ) -> None:
+    ledger = ledgers.c
+    own = and_(*(ledger[k] == v for k, v in zip(_KEY, who, strict=True)))
+    named = [totals.epoch for totals in reported.ledgers]
+    known = set(
+        connection.execute(select(ledger.epoch).where(own, ledger.epoch.in_(named))).scalars()
+    )
+    room = 0
+    if not known.issuperset(named):
+        held = connection.execute(select(func.count()).where(own)).scalar_one()
+        room = EPOCHS_PER_SERVICE_MAX - held
     for totals in reported.ledgers:
+        if totals.epoch not in known:
+            if room <= 0:
+                continue
+            known.add(totals.epoch)
+            room -= 1
         books = {
             "produced": totals.produced,
             "stored": totals.stored,

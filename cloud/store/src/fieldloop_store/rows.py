@@ -37,6 +37,10 @@ LOG_TABLES: dict[str, Table] = {
 """Tables of rows that come from a device's log, in the order in which they are always written."""
 COLUMNS: dict[str, tuple[str, ...]] = {n: tuple(t.columns.keys()) for n, t in LOG_TABLES.items()}
 DIGEST_AT: dict[str, int] = {n: c.index("digest") for n, c in COLUMNS.items()}
+FRAME_COLUMNS = (
+    "stream", "t0_ns", "mono_ns", "boot", "clock", "rate_hz", "channels", "samples",
+    "planned_pause",
+)  # fmt: skip
 _FRAME_HEAD = struct.Struct("<qqdH")
 
 
@@ -52,11 +56,8 @@ class LogKey:
 
 def digest(*parts: bytes) -> bytes:
     """8 bytes of BLAKE2b over the parts, each preceded by its length."""
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        state.update(len(part).to_bytes(4, "little"))
-        state.update(part)
-    return state.digest()
+    framed = b"".join([piece for p in parts for piece in (len(p).to_bytes(4, "little"), p)])
+    return hashlib.blake2b(framed, digest_size=DIGEST_BYTES).digest()
 
 
 def frame_row(log: LogKey, item: SequencedFrame, received_ns: int) -> Row:
@@ -69,11 +70,13 @@ def frame_row(log: LogKey, item: SequencedFrame, received_ns: int) -> Row:
     if t1_ns > T_NS_MAX:
         raise WrongStream("a frame that ends beyond time", code="frame.time")
     head = _FRAME_HEAD.pack(f.t0_ns, f.mono_ns, f.rate_hz, f.channels)
-    names = f"{f.stream} {f.boot} {f.clock.value}".encode()
+    # A word more only where it is set: rows of the first release keep their digests.
+    pause = " planned-pause" if f.planned_pause else ""
+    names = f"{f.stream} {f.boot} {f.clock.value}{pause}".encode()
     return (
         log.fleet, log.device, log.service, log.epoch, item.seq, f.stream, f.t0_ns, t1_ns,
         f.mono_ns, f.boot, f.clock.value, f.rate_hz, f.channels, f.samples,
-        digest(head, names, f.samples), received_ns,
+        f.planned_pause, digest(head, names, f.samples), received_ns,
     )  # fmt: skip
 
 
@@ -141,16 +144,25 @@ def annotation_row(
 
 
 def frame_of(values: Sequence[Any]) -> Frame:
-    """A frame from the columns stream, t0_ns, mono_ns, boot, clock, rate_hz, channels, samples."""
-    stream, t0_ns, mono_ns, boot, clock, rate_hz, channels, samples = values
-    return Frame(stream, t0_ns, mono_ns, boot, Clock(clock), rate_hz, channels, bytes(samples))
+    """A frame from the columns `FRAME_COLUMNS`, in their order."""
+    stream, t0_ns, mono_ns, boot, clock, rate_hz, channels, samples, pause = values
+    return Frame(
+        stream,
+        t0_ns,
+        mono_ns,
+        boot,
+        Clock(clock),
+        rate_hz,
+        channels,
+        bytes(samples),
+        planned_pause=bool(pause),
+    )
 
 
 def content(table: str, row: Row) -> bytes:
     """What a row said, in the form in which a device sends it: CBOR batch or JSON object."""
     named = dict(zip(COLUMNS[table], row, strict=True))
     if table in ("frames", "samples"):
-        wanted = ("stream", "t0_ns", "mono_ns", "boot", "clock", "rate_hz", "channels", "samples")
-        frame = frame_of([named[name] for name in wanted])
+        frame = frame_of([named[name] for name in FRAME_COLUMNS])
         return encode_frames(named["epoch"], [SequencedFrame(named["seq"], frame)])
     return str(named["document"]).encode()

@@ -4,9 +4,15 @@ A row from a device is known by (fleet, device, service, epoch, seq): its primar
 table its kind belongs to. Times are int64 ns of UTC. One service writes each table:
 
     telemetry   frames, samples, results, events, annotations, dead_letters, dead_letter_overflow,
-                devices, services, ledgers
+                devices, services, ledgers, retired, frame_summaries, machines,
+                stream_assignments, device_audit
     training    datasets, runs, models, blobs
     delivery    rollouts, assignments, documents
+
+A service is its processes and its commands: `python -m fieldloop_telemetry devices ...` writes
+telemetry's tables as telemetry does, one transaction for each change. Two commands go further,
+because what they do concerns all tables at once: `restore` fills an empty store, and erasing a
+device takes its rows out of delivery's tables too.
 
 The migrations in `migrations/versions` make these tables; a test holds the two equal.
 """
@@ -56,6 +62,7 @@ def _raw_table(name: str) -> Table:
         Column("rate_hz", Float, nullable=False),
         Column("channels", Integer, nullable=False),
         Column("samples", LargeBinary, nullable=False),
+        Column("planned_pause", Boolean),  # NULL in rows of the first release: not known, so no
         Column("digest", LargeBinary(8), nullable=False),
         Column("received_ns", BigInteger, nullable=False),
         Index(f"{name}_by_time", "fleet", "device", "stream", "t0_ns"),
@@ -165,6 +172,74 @@ devices = Table(
     Column("fleet", String(63), primary_key=True),
     Column("device", String(63), primary_key=True),
     Column("first_seen_ns", BigInteger, nullable=False),
+    # What people said of it; NULL where nobody did. `state` is active, retired or replaced.
+    Column("name", String(200)),
+    Column("state", String(16)),
+    Column("successor", String(63)),
+    Column("changed_ns", BigInteger),
+)
+
+# Seqs that were stored and then removed on purpose, by policy or erasure: exact, merged ranges, so
+# that the books still balance and nobody asks a device for them again.
+retired = Table(
+    "retired",
+    metadata,
+    *_row_key()[:4],
+    Column("seq_first", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq_last", BigInteger, nullable=False),
+)
+
+# What is left of raw data that a policy reduced: one row for each interval and channel.
+frame_summaries = Table(
+    "frame_summaries",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("stream", String(63), primary_key=True),
+    Column("interval_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("t0_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("channel", Integer, primary_key=True, autoincrement=False),
+    Column("samples", BigInteger, nullable=False),
+    Column("minimum", Float, nullable=False),
+    Column("mean", Float, nullable=False),
+    Column("maximum", Float, nullable=False),
+)
+
+machines = Table(
+    "machines",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("machine", String(63), primary_key=True),
+    Column("site", String(200), nullable=False),
+    Column("nameplate", JSON, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+# A stream of a device measures a machine from `from_ns` until before `to_ns`; NULL: still.
+stream_assignments = Table(
+    "stream_assignments",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("stream", String(63), primary_key=True),
+    Column("from_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("to_ns", BigInteger),
+    Column("machine", String(63), nullable=False),
+    Column("mounting", String(200), nullable=False),
+    Index("stream_assignments_by_machine", "fleet", "machine", "from_ns"),
+)
+
+device_audit = Table(
+    "device_audit",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("device", String(63), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Index("device_audit_by_device", "fleet", "device", "at_ns"),
 )
 
 services = Table(

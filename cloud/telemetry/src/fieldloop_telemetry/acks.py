@@ -12,41 +12,13 @@ from collections.abc import Callable, Iterable
 from fieldloop_contract.errors import RetryLater
 from fieldloop_contract.messages import RANGES_MAX, Ack
 from fieldloop_contract.topics import Topic
+from fieldloop_store.retirement import merge, ranges_of
 from fieldloop_store.rows import LogKey
 
+__all__ = ["Outbox", "merge", "ranges_of"]
 LOGS_MAX = 20_000
 WAITING_RANGES_MAX = 20_000
 Range = tuple[int, int]
-
-
-def ranges_of(seqs: Iterable[int]) -> list[Range]:
-    """Inclusive ranges that cover exactly these seqs, ascending.
-
-    >>> ranges_of([5, 1, 2, 2, 3, 9])
-    [(1, 3), (5, 5), (9, 9)]
-    """
-    ranges: list[Range] = []
-    for seq in sorted(set(seqs)):
-        if ranges and seq == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], seq)
-        else:
-            ranges.append((seq, seq))
-    return ranges
-
-
-def merge(ranges: Iterable[Range]) -> list[Range]:
-    """The same seqs in the fewest ranges, ascending.
-
-    >>> merge([(4, 6), (1, 3), (5, 9), (11, 12)])
-    [(1, 9), (11, 12)]
-    """
-    merged: list[Range] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
 
 
 class Outbox:

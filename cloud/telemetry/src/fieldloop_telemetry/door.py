@@ -15,6 +15,7 @@ from typing import Any
 from fieldloop_contract import topics
 from fieldloop_contract.batch import Refused, SequencedRow, decode_frames, decode_rows, load_json
 from fieldloop_contract.errors import FieldloopError, LimitExceeded, MalformedMessage, Untrusted
+from fieldloop_contract.frames import Clock
 from fieldloop_contract.messages import (
     STATUS_BYTES_MAX,
     Annotation,
@@ -25,9 +26,11 @@ from fieldloop_contract.messages import (
     from_object,
 )
 from fieldloop_contract.topics import Topic
+from fieldloop_store.labels import LABELS_SERVICE
 from fieldloop_store.letters import LETTER_BYTES_MAX, Letter
 from fieldloop_store.presence import Presence
 from fieldloop_store.rows import (
+    COLUMNS,
     LogKey,
     Row,
     annotation_row,
@@ -37,10 +40,9 @@ from fieldloop_store.rows import (
     result_row,
 )
 
-LABELS_SERVICE = "labels"
-"""A service of this name is an annotator's desk: it may label any device of its fleet."""
 _EPOCH_CHARACTERS = 32
 _INT64_MAX = (1 << 63) - 1
+_T1_AT, _CLOCK_AT = COLUMNS["frames"].index("t1_ns"), COLUMNS["frames"].index("clock")
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Parcel:
         table: where `rows` belong.
         seqs: what may be acknowledged once this is committed.
         size: bytes of the message, for bounds.
+        newest_ns: end of the newest live row by a clock that is in step; None where there is none.
     """
 
     log: LogKey | None = None
@@ -61,6 +64,7 @@ class Parcel:
     letters: list[Letter] = field(default_factory=list)
     presence: Presence | None = None
     size: int = 0
+    newest_ns: int | None = None
 
 
 def admit(topic: str, payload: bytes, received_ns: int) -> Parcel:
@@ -120,6 +124,9 @@ def _read_frames(parcel: Parcel, topic: Topic, payload: bytes, received_ns: int)
             parcel.seqs.append(item.seq)
         except FieldloopError as error:
             _refuse(parcel, topic, Refused(item.seq, error.code, str(error)), b"", received_ns)
+    if not batch.historical:
+        live = (row[_T1_AT] for row in parcel.rows if row[_CLOCK_AT] == Clock.SYNCHRONISED)
+        parcel.newest_ns = max(live, default=None)
     for refused in batch.refused:
         _refuse(parcel, topic, refused, b"", received_ns)
 

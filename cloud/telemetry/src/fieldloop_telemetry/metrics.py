@@ -20,6 +20,7 @@ class Metrics:
         self.again = counter("rows_again", "rows that were stored already, the same")
         self.conflicts = counter("row_conflicts", "rows whose key came with other content")
         self.refused = counter("refused", "rows and messages refused at the door", "code")
+        self.undecodable = counter("undecodable", "batches that could not be read at all")
         self.overflowed = counter("letters_overflowed", "dead letters counted, not kept")
         self.wills = counter("wills_ignored", "last wills of a session that is over")
         self.acks = counter("acks", "acknowledgements published")
@@ -29,6 +30,13 @@ class Metrics:
         )
         self.commit_s = Histogram(
             "fieldloop_telemetry_commit_seconds", "time of a group commit", registry=registry
+        )
+
+        self.lag_s = Histogram(
+            "fieldloop_telemetry_lag_seconds",
+            "age of the newest live sample of a batch when it came, by a clock that is in step",
+            registry=registry,
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )
 
     def count(self, outcome: Outcome) -> None:

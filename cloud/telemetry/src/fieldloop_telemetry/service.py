@@ -9,6 +9,7 @@ their rows and send them again.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
 
@@ -21,7 +22,9 @@ from fieldloop_runtime.life import ExitCode, Life
 from fieldloop_runtime.mqtt import Connected, Disconnected, Received, Session
 from fieldloop_store.engine import Store
 from fieldloop_store.ingest import Outcome, store_intake
+from fieldloop_store.letters import Letter
 from fieldloop_telemetry.acks import Outbox
+from fieldloop_telemetry.discovery import Discovery, discovery_filters
 from fieldloop_telemetry.door import Parcel, admit
 from fieldloop_telemetry.group import Group
 from fieldloop_telemetry.metrics import Metrics
@@ -31,6 +34,8 @@ _POLL_S = 0.25
 _TICK_LIMIT_S = 60.0
 _RETRY_BASE_S = 0.2
 _MESSAGES_PER_TURN = 200
+_UNREADABLE_MAX = 10_000
+_UNREADABLE_ALARM = 3
 
 
 def subscriptions(settings: TelemetrySettings) -> list[str]:
@@ -39,18 +44,20 @@ def subscriptions(settings: TelemetrySettings) -> list[str]:
     Rows go to one replica of a shared group. Presence goes to each: it is retained, and brokers do
     not give retained messages to shared subscriptions; storing it twice changes nothing.
     """
-    return [
+    rows = [
         channel_filter(c.name, fleet=fleet, share=settings.share if c.logged else "")
         for fleet in fleet_names(settings.fleets)
         for c in CHANNELS.values()
         if c.direction is Direction.UP
     ]
+    return rows + discovery_filters(settings.home_assistant)
 
 
 class Telemetry:
     """The service. One thread calls `run`, or `turn` again and again.
 
     Args:
+        discovery: is told of the messages that are for Home Assistant's discovery.
         after_commit: called between a commit and its acknowledgement; for crash tests.
     """
 
@@ -62,6 +69,7 @@ class Telemetry:
         store: Store,
         health: Health,
         journal: Journal,
+        discovery: Discovery | None = None,
         after_commit: Callable[[], None] = lambda: None,
         seed: int | None = None,
     ) -> None:
@@ -70,7 +78,9 @@ class Telemetry:
         self._store = store
         self._health = health
         self._journal = journal
+        self._discovery = discovery
         self._after_commit = after_commit
+        self._unreadable = Unreadable()
         self._random = Random(seed)
         self._noise = Throttle(30)
         self._refusals = Throttle(10)
@@ -128,12 +138,16 @@ class Telemetry:
 
     def _connected(self, event: Connected) -> None:
         self._denied = event.refused
+        if self._discovery is not None:
+            self._discovery.connected()
         self._journal.info("broker.connected", refused=list(event.refused))
 
     def _subscription_fault(self) -> str | None:
         return f"the broker refused {', '.join(self._denied)}" if self._denied else None
 
     def _take(self, message: Received, now_s: float) -> None:
+        if self._discovery is not None and self._discovery.notice(message.topic, message.payload):
+            return
         # Never backwards, so that the order of arrival can be read by time.
         self._received_ns = max(self._received_ns + 1, time.time_ns())
         parcel = admit(message.topic, message.payload, self._received_ns)
@@ -143,12 +157,15 @@ class Telemetry:
         self._metrics.messages.labels(message.topic.rsplit("/", 1)[-1]).inc()
         if parcel.letters:
             self._count_refusals(parcel)
+        if parcel.newest_ns is not None:
+            self._metrics.lag_s.observe(max(0.0, (self._received_ns - parcel.newest_ns) / 1e9))
         self._group.add(parcel, now_s, self._received_ns)
         self._metrics.pending.set(self._group.rows)
 
     def _count_refusals(self, parcel: Parcel) -> None:
         for letter in parcel.letters:
             self._metrics.refused.labels(letter.code).inc()
+        self._count_unreadable(parcel.letters[0])
         if self._refusals.allow():
             first = parcel.letters[0]
             self._journal.warning(
@@ -161,6 +178,22 @@ class Telemetry:
                 reason=first.reason,
                 refused=len(parcel.letters),
                 unreported=self._refusals.suppressed,
+            )
+
+    def _count_unreadable(self, letter: Letter) -> None:
+        """A batch of rows without a seq cannot be acknowledged, so its device sends it for ever."""
+        if letter.seq or not CHANNELS[letter.channel].logged:
+            return
+        self._metrics.undecodable.inc()
+        if self._unreadable.came(letter):
+            self._journal.error(
+                UNREADABLE_EVENT,
+                fleet=letter.log.fleet,
+                device=letter.log.device,
+                by=letter.log.service,
+                channel=letter.channel,
+                code=letter.code,
+                reason=letter.reason,
             )
 
     def _commit(self, now_s: float) -> None:
@@ -208,5 +241,24 @@ class Telemetry:
             self._metrics.acks.inc(self._outbox.sent - before)
 
 
+class Unreadable:
+    """Counts how often each batch that cannot be read came; bounded, forgets the oldest."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[tuple[object, ...], int] = OrderedDict()
+
+    def came(self, letter: Letter) -> bool:
+        """Whether this is the time to raise an alarm: once, when it came for the third time."""
+        key = (letter.log, letter.key)
+        times = self._times.pop(key, 0) + 1
+        self._times[key] = times
+        if len(self._times) > _UNREADABLE_MAX:
+            self._times.popitem(last=False)
+        return times == _UNREADABLE_ALARM
+
+
+UNREADABLE_EVENT = "batch.unreadable"
+"""Journal event of a batch that comes again and again and cannot be read: a fault of its sender,
+or a device of a later release than this cloud."""
 CONFLICT_EVENT = "row.conflict"
 """Journal event of a key that came with two contents: most often a cloned SD card."""

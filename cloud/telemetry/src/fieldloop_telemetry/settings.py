@@ -57,6 +57,51 @@ class CommitSettings(Settings):
     )
 
 
+class CareSettings(Settings):
+    """What housekeeping does, and how often."""
+
+    audit_interval_s: PositiveSeconds = Field(
+        default=60, description="least time between two audits of the books of all logs"
+    )
+    recover_interval_s: PositiveSeconds = Field(
+        default=60, description="least time between two requests to a log for rows that are lacking"
+    )
+    recover_rows_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=20_000, description="rows asked for again in one request"
+    )
+    figures_interval_s: PositiveSeconds = Field(
+        default=15, description="time between two looks at the fleet for metrics"
+    )
+    retention_file: str = Field(
+        default="", description="retention policy (JSON); empty keeps everything"
+    )
+    retention_interval_s: PositiveSeconds = Field(
+        default=3_600, description="time between two applications of the policy"
+    )
+
+
+class HomeAssistantSettings(Settings):
+    """Home Assistant's MQTT device discovery."""
+
+    mode: Literal["off", "on", "clear"] = Field(
+        default="off", description="on: announce devices; clear: remove what was announced"
+    )
+    prefix: str = Field(
+        default="homeassistant",
+        pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+        description="Home Assistant's discovery prefix",
+    )
+    state_root: str = Field(
+        default="fieldloop-ha",
+        pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+        description="first level of the topics with values for Home Assistant",
+    )
+    interval_s: PositiveSeconds = Field(default=5, description="time between two looks at values")
+    devices_max: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=500, description="devices announced at most"
+    )
+
+
 class TelemetrySettings(Settings):
     """All settings of the service."""
 
@@ -72,6 +117,8 @@ class TelemetrySettings(Settings):
     mqtt: BrokerSettings = BrokerSettings()
     store: StoreSettings
     commit: CommitSettings = CommitSettings()
+    care: CareSettings = CareSettings()
+    home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     health: HealthSettings = HealthSettings()
 
     @field_validator("fleets")
