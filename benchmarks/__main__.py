@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("log",)
+NAMES = ("log", "telemetry", "delivery", "inference")
 
 
 def main() -> int:

@@ -18,12 +18,15 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("asyncapi", help="the contract as AsyncAPI 3.0 (JSON)")
     acl = commands.add_parser("acl", help="access list for mosquitto, from the topic table")
     acl.add_argument("--fleet", required=True, help="id of the fleet")
+    acl.add_argument(
+        "--home-assistant", action="store_true", help="let telemetry tell Home Assistant"
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "asyncapi":
             text = json.dumps(document(), indent=2, sort_keys=True) + "\n"
         else:
-            text = mosquitto_acl(arguments.fleet)
+            text = mosquitto_acl(arguments.fleet, home_assistant=arguments.home_assistant)
     except FieldloopError as error:
         sys.stderr.write(f"fieldloop_contract: {error}\n")
         return 1

@@ -65,7 +65,7 @@ def _frames_schema() -> dict[str, Any]:
             "rows": {
                 "type": "array",
                 "maxItems": BATCH_ROWS_MAX,
-                "description": "[seq, stream index, t0_ns, mono_ns, boot index, clock, n]",
+                "description": "[seq, stream index, t0_ns, mono_ns, boot index, clock, n, flags?]",
                 "items": {"type": "array", "minItems": 7, "items": integer},
             },
         },

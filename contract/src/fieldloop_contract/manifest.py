@@ -54,6 +54,32 @@ class FileRef(Message):
         )
 
 
+class Packed(Message):
+    """Another way to get one file of a bundle, cheaper or in other chunks than the file's own.
+
+    `blob` is what is fetched. `plain` is the file itself; `zstd` is one Zstandard frame that holds
+    the file, or with `source` the file XOR the file of that digest, which has the same length. The
+    result's own digest decides. A reader passes over an encoding that it does not know.
+    """
+
+    encoding: Text = "zstd"
+    source: Sha256 | None = None
+    blob: FileRef
+
+
+class Carriage(Message):
+    """How a bundle is fetched: the manifest in chunks, and further ways to get its files.
+
+    Signed in the target entry of the manifest (`custom`), not in the manifest: what a file can be
+    made of depends on what is in the field, and must not change the identity of the version.
+    `retained` tells whether the chunks are on the broker; otherwise the files come over HTTPS.
+    """
+
+    manifest: FileRef
+    packed: dict[Text, list[Packed]] = Field(default_factory=dict, max_length=FILES_MAX)
+    retained: bool = True
+
+
 class Channel(Message):
     """A channel of an input: its name and its unit (UCUM where there is one, `1` for none)."""
 
@@ -98,8 +124,50 @@ class Input(Message):
         return self
 
 
+class AlarmRule(Message):
+    """When the crossings of an output's threshold are an alarm, and when it is over.
+
+    It is raised when `raise_count` of the last `raise_of` running windows were above the threshold,
+    and cleared after `clear_count` running windows in a row at or below `clear_below` (by default
+    the threshold).
+    """
+
+    clear_below: Finite | None = None
+    raise_count: Annotated[int, Field(ge=1, le=64)] = 1
+    raise_of: Annotated[int, Field(ge=1, le=64)] = 1
+    clear_count: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+    @model_validator(mode="after")
+    def _possible(self) -> AlarmRule:
+        if self.raise_count > self.raise_of:
+            raise ValueError("raise_count of raise_of windows can never be")
+        return self
+
+
+class CalibrationRule(Message):
+    """How an anomaly slot learns its machine's own threshold: `fieldloop_contract.calibration`.
+
+    From `windows` running windows: `centre + factor * scale`, within the bounds stated here. Until
+    then the slot is commissioning and raises no alarm.
+    """
+
+    windows: Annotated[int, Field(ge=8, le=2_000)] = 500
+    factor: Positive = 8.0
+    threshold_min: Finite
+    threshold_max: Finite
+
+    @model_validator(mode="after")
+    def _bounds(self) -> CalibrationRule:
+        if self.threshold_min > self.threshold_max:
+            raise ValueError("threshold_min is at or below threshold_max")
+        return self
+
+
 class Output(Message):
-    """One output and what it means. `labels` are in the order of the tensor's last axis."""
+    """One output and what it means. `labels` are in the order of the tensor's last axis.
+
+    Results carry the `top_k` most probable labels only, where it is given.
+    """
 
     name: Id
     tensor: Text = ""
@@ -107,6 +175,53 @@ class Output(Message):
     labels: list[Text] = Field(default_factory=list, max_length=1_000)
     threshold: Finite | None = None
     unit: Text = "1"
+    alarm: AlarmRule | None = None
+    top_k: Annotated[int, Field(ge=1, le=1_000)] | None = None
+
+    @model_validator(mode="after")
+    def _clears(self) -> Output:
+        if self.alarm is None:
+            return self
+        if self.threshold is None and self.alarm.clear_below is not None:
+            raise ValueError("a level to clear an alarm needs a threshold that raises it")
+        clear = self.alarm.clear_below
+        if self.threshold is not None and clear is not None and clear > self.threshold:
+            raise ValueError("an alarm clears at or below its threshold")
+        return self
+
+
+class Regime(Message):
+    """A way to run: a running window is in the last one whose `above` its level has passed."""
+
+    name: Text
+    above: Finite
+
+
+class RunningWhen(Message):
+    """When a machine runs: a level of a window, in physical units, passes `above`.
+
+    The level is the mean over `channels` (by name; all by default) of `input` (by default the
+    first) of each one's `rms`, `mean`, `mean_abs` or `deviation` (standard deviation). A running
+    machine is idle once the level is below `idle_below` (by default `above`). Idle windows are
+    scored, or skipped; they are evidence for nothing.
+    """
+
+    input: Id | None = None
+    channels: list[Text] = Field(default_factory=list, max_length=64)
+    feature: Literal["rms", "mean", "mean_abs", "deviation"] = "rms"
+    above: Finite
+    idle_below: Finite | None = None
+    idle: Literal["score", "skip"] = "score"
+    regimes: list[Regime] = Field(default_factory=list, max_length=16)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> RunningWhen:
+        if self.idle_below is not None and self.idle_below > self.above:
+            raise ValueError("idle_below is at or below above")
+        levels = [regime.above for regime in self.regimes]
+        if levels != sorted(levels):
+            raise ValueError("regimes ascend")
+        return self
 
 
 class Golden(Message):
@@ -158,6 +273,8 @@ class Manifest(Message):
     golden: Golden
     limits: Limits = Limits()
     requires: Requires = Requires()
+    running_when: RunningWhen | None = None
+    calibration: CalibrationRule | None = None
     drift_reference: dict[str, Any] | None = None
     lineage: Lineage = Lineage()
 
@@ -168,7 +285,21 @@ class Manifest(Message):
             raise ValueError(f"files lack {', '.join(sorted(missing))}")
         if self.task == "classification" and not self.outputs[0].labels:
             raise ValueError("a classification names its labels")
+        if self.calibration is not None and self.task != "anomaly":
+            raise ValueError("only an anomaly model is calibrated")
+        self._check_running()
         return self
+
+    def _check_running(self) -> None:
+        rule = self.running_when
+        if rule is None:
+            return
+        spec = next((i for i in self.inputs if rule.input in (None, i.name)), None)
+        if spec is None:
+            raise ValueError(f"running_when speaks of no input: {rule.input}")
+        unknown = set(rule.channels) - {c.name for c in spec.channels}
+        if unknown:
+            raise ValueError(f"running_when speaks of no channel: {', '.join(sorted(unknown))}")
 
     def digest(self) -> str:
         """sha256 of the encoded document: the identity of this version."""

@@ -122,7 +122,9 @@ class Result(Message):
     """What one model said of one window.
 
     `epoch`, `seq_first`, `seq_last` name the log rows the window was cut from. Probabilities and
-    scores are dequantized; values carry the unit that the manifest states.
+    scores are dequantized; values carry the unit that the manifest states. `alarm` is the slot's
+    alarm after this window. `running` is absent where the model does not tell running from idle; a
+    window that is not running is evidence for nothing.
     """
 
     stream: Id
@@ -143,6 +145,8 @@ class Result(Message):
     latency_us: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     valid: bool = True
     calibration: Sha256 | None = None
+    running: bool | None = None
+    regime: Text | None = None
 
 
 class Event(Message):
@@ -213,7 +217,10 @@ class Reported(Message):
 
 
 class Capability(Message):
-    """What a device can run, for the gate in the cloud and again on the device."""
+    """What a device can run, for the gate in the cloud and again on the device.
+
+    `ops` are operator versions, where the device knows them; 0 and empty stand for "not known".
+    """
 
     runtime: Text = ""
     runtime_version: Text = ""
@@ -222,6 +229,7 @@ class Capability(Message):
     python: Text = ""
     memory_bytes: Count = 0
     disk_free_bytes: Count = 0
+    ops: dict[str, Count] = Field(default_factory=dict, max_length=1_000)
     input_streams: list[StreamState] = Field(default_factory=list, max_length=256)
 
 

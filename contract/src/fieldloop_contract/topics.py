@@ -218,7 +218,9 @@ def access_table(fleet: str = "+") -> list[Rule]:
         every = f"{ROOT}/{fleet}/+/+/{channel.name}"
         rules.append(Rule(Role.DEVICE, "write" if up else "read", own))
         sender = Role.DELIVERY if channel.name == "desired" else Role.TELEMETRY
-        rules.append(Rule(Role.TELEMETRY if up else sender, "read" if up else "write", every))
+        # Delivery reads its own orders back, to replace what somebody else has retained there.
+        down = "readwrite" if sender is Role.DELIVERY else "write"
+        rules.append(Rule(Role.TELEMETRY if up else sender, "read" if up else down, every))
         if up and channel.name in ("events", "status", "reported"):
             rules.append(Rule(Role.DELIVERY, "read", every))
         if up and channel.name in ("results", "events", "status"):
@@ -230,7 +232,15 @@ def access_table(fleet: str = "+") -> list[Rule]:
     return rules
 
 
-def mosquitto_acl(fleet: str) -> str:
+HOME_ASSISTANT_RULES = (
+    ("write", "homeassistant/device/+/config"),
+    ("read", "homeassistant/#"),
+    ("write", "fieldloop-ha/#"),
+)
+"""What telemetry needs besides, where it tells Home Assistant of the devices."""
+
+
+def mosquitto_acl(fleet: str, *, home_assistant: bool = False) -> str:
     """The access table as a mosquitto ACL file for one fleet.
 
     Service users are called `telemetry`, `delivery` and `reader`; every other user is a device
@@ -242,6 +252,8 @@ def mosquitto_acl(fleet: str) -> str:
     for role in (Role.TELEMETRY, Role.DELIVERY, Role.READER):
         lines += ["", f"user {role.value}"]
         lines += [f"topic {r.access} {r.filter}" for r in access_table(fleet) if r.role is role]
+        if home_assistant and role is Role.TELEMETRY:
+            lines += [f"topic {access} {filter_}" for access, filter_ in HOME_ASSISTANT_RULES]
     lines += ["", "# devices: user name is {fleet}/{device}"]
     for rule in access_table(fleet):
         if rule.role is Role.DEVICE:

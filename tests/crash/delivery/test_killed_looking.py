@@ -29,9 +29,11 @@ def look(folder: Path) -> dict[str, bytes | None]:
     store = Store.open(f"sqlite:///{folder / 'store.sqlite'}")
     repository = Repository.open(folder / "fleet", KeyRing(folder / "fleet" / "keys"), fleet=FLEET)
     fleet = Fleet(store, repository, POLICY, service="inference", journal=Journal("test"))
-    items = fleet.look(time.time_ns())
+    items = fleet.look(time.time_ns()) or {}
+    assert fleet.look(time.time_ns()) is None
+    payloads = {t: item.payload or fleet.read(item.digest) for t, item in items.items()}
     store.close()
-    return {topic: item.payload for topic, item in items.items()}
+    return payloads
 
 
 def test_look_killed_at_every_step_is_made_whole_by_the_next(tmp_path):

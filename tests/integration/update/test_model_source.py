@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import Clock
 from fieldloop_contract.manifest import MODEL_FILE
 from fieldloop_contract.topics import Topic, blob_topic, meta_topic, parse_blob
@@ -223,3 +224,36 @@ def test_other_topics_are_not_taken_and_odd_ones_do_no_harm(fleet, device):
 def test_model_that_was_not_ordered_is_not_fetched(fleet, device):
     device.source.fetch(bundle()[0].ref())
     assert device.run(Refused).code == "download.not-ordered"
+
+
+def test_three_weeks_offline_with_everything_expired_the_order_and_the_bundle_stay(tmp_path):
+    short = {role: timedelta(days=1) for role in ("root", "targets", "snapshot", "director")}
+    fleet = SignedFleet(tmp_path / "fleet", lifetimes=Lifetimes(**short))
+    device = Device(tmp_path / "device", fleet.root)
+    ref = install(fleet, device)
+    device.source.disconnected()
+    device.clock.ahead_s = 21 * 86_400
+    assert device.run(Refused).code == "trust.expired"
+    assert device.quiet(0.3) == [], "said once"
+    for _ in range(2):
+        device.source.close()
+        device.open()
+        device.source.disconnected()
+        assert device.run(Ordered).desired.slots["main"].model == ref
+        got = device.source.bundle(ref)
+        assert got.read(MODEL_FILE) == bundle(1, size=100_000)[1][MODEL_FILE]
+    device.source.close()
+
+
+def test_second_process_is_kept_out_of_the_folder(device):
+    with pytest.raises(FixConfiguration, match="another process works"):
+        ModelSource(
+            device.settings,
+            fleet=FLEET,
+            device=DEVICE,
+            service="inference",
+            root=device.root,
+            subscribe=lambda *_: None,
+            unsubscribe=lambda *_: None,
+            clock=device.clock,
+        )

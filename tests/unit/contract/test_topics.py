@@ -108,3 +108,11 @@ def test_the_access_list_has_a_line_for_every_channel():
     text = mosquitto_acl("acme")
     assert all(f"/{name}\n" in text for name in CHANNELS)
     assert "%f" not in text
+
+
+def test_home_assistant_gets_its_lines_only_when_asked_for():
+    assert "homeassistant" not in mosquitto_acl("acme")
+    text = mosquitto_acl("acme", home_assistant=True)
+    telemetry, delivery = text.split("user delivery")
+    assert "topic write homeassistant/device/+/config" in telemetry
+    assert "homeassistant" not in delivery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fieldloop_contract.errors import RetryLater
 from fieldloop_contract.manifest import sha256
-from fieldloop_contract.topics import Topic, blob_topic, meta_topic
+from fieldloop_contract.topics import Topic, blob_topic, channel_filter, meta_topic
 from fieldloop_delivery.publisher import SWEEP_QUIET_S, Item, Publisher
 from fieldloop_runtime.journal import Journal
 
@@ -197,3 +197,42 @@ def test_intruder_is_overwritten_but_not_at_his_own_pace():
     assert len(broker.log) - sent <= 2
     settle(publisher, broker, now_s + 1)
     assert broker.held[topic] == b"timestamp.json"
+
+
+def with_orders() -> tuple[Publisher, Broker]:
+    broker = Broker()
+    publisher = Publisher(
+        broker,
+        FLEET,
+        {sha256(b"order"): b"order", **CHUNKS}.get,
+        window=16,
+        journal=Journal("test"),
+        orders=channel_filter("desired", fleet=FLEET, service="inference"),
+    )
+    return publisher, broker
+
+
+def test_bogus_retained_orders_are_replaced_or_cleared_by_the_sweep():
+    publisher, broker = with_orders()
+    publisher.want({ORDER: Item(sha256(b"order"))})
+    publisher.connected(0.0)
+    now_s = settle(publisher, broker)
+    stranger = str(Topic(FLEET, "pump-9", "inference", "desired"))
+    broker.held |= {ORDER: b"evil", stranger: b"evil"}
+    publisher.sweep(now_s)
+    publisher.received(ORDER, b"evil", now_s)
+    publisher.received(stranger, b"evil", now_s)
+    settle(publisher, broker, now_s + 1)
+    assert broker.held == {ORDER: b"order"}
+
+
+def test_order_that_the_broker_lost_is_sent_again_by_the_sweep():
+    publisher, broker = with_orders()
+    publisher.want({ORDER: Item(sha256(b"order"))})
+    publisher.connected(0.0)
+    now_s = settle(publisher, broker)
+    broker.held.clear()
+    publisher.sweep(now_s)
+    settle(publisher, broker, now_s)
+    assert broker.held == {ORDER: b"order"}
+    assert publisher.settled

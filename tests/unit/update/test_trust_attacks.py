@@ -44,7 +44,7 @@ def test_order_is_accepted_with_what_a_download_needs(fleet, device):
     verdict = device.see(fleet.files, fleet.order(1, ref))
     assert verdict.refused is None
     assert verdict.order.desired.slots["main"].model == ref
-    file = verdict.order.models[ref.digest]
+    file = verdict.order.models[ref.digest].manifest
     assert (file.sha256, file.length) == (ref.digest, len(manifest.encode()))
     assert device.verifier.order() == verdict.order
 
@@ -189,7 +189,7 @@ def test_freeze_is_noticed_when_the_frozen_timestamp_expires(tmp_path):
 def test_files_of_two_states_are_named_mix_and_match(fleet, device, role):
     fleet.add(bundle(1)[0])
     old = fleet.publish()
-    fleet.repository._publish({"targets", MODEL}, fleet.now)
+    fleet.repository.publish({"targets", MODEL}, fleet.now)
     ref = fleet.add(bundle(2)[0])
     mixed = dict(fleet.files)
     newest = max(
@@ -269,27 +269,18 @@ def test_root_seen_once_is_never_unseen(tmp_path, fleet, device):
     assert device.refusal(fleet.files, fleet.order(1, ref)) == "trust.signature"
 
 
-def test_revoked_director_signs_no_more(tmp_path, fleet, device):
+def test_revoked_director_signs_no_more(fleet, device):
     ref = fleet.add(bundle()[0])
     order = fleet.order(1, ref)
-    top = fleet.repository._roles["targets"].signed
-    key = top.get_delegated_role(DIRECTOR_ROLE).keyids[0]
-    top.revoke_key(key, DIRECTOR_ROLE)
-    top.add_key(KeyRing(tmp_path / "new").generate(DIRECTOR_ROLE), DIRECTOR_ROLE)
-    fleet.repository._publish({"targets"}, fleet.now)
+    fleet.ceremony().rotate(DIRECTOR_ROLE, fleet.now)
     assert device.refusal(fleet.publish(), order) == "desired.signature"
 
 
-def test_fast_forwarded_director_is_recovered_from_by_rotating_its_key(tmp_path, fleet, device):
+def test_fast_forwarded_director_is_recovered_from_by_rotating_its_key(fleet, device):
     ref = fleet.add(bundle()[0])
     assert device.refusal(fleet.files, fleet.order((1 << 53), ref)) == ""
     assert device.refusal(fleet.files, fleet.order(2, ref)) == "desired.rollback"
-    top = fleet.repository._roles["targets"].signed
-    top.revoke_key(top.get_delegated_role(DIRECTOR_ROLE).keyids[0], DIRECTOR_ROLE)
-    (fleet.folder / "keys" / "director-1.pem").unlink()
-    (fleet.folder / "keys" / "director-1.pub.json").unlink()
-    top.add_key(fleet.keys.generate(DIRECTOR_ROLE), DIRECTOR_ROLE)
-    fleet.repository._publish({"targets"}, fleet.now)
+    fleet.ceremony().rotate(DIRECTOR_ROLE, fleet.now)
     assert device.refusal(fleet.publish(), fleet.order(2, ref)) == ""
 
 
@@ -302,17 +293,7 @@ def test_fast_forwarded_timestamp_is_recovered_from_by_rotating_its_key(fleet, d
     fleet.repository._timestamp.signed.version = honest
     fleet.repository._sign_timestamp(fleet.now)
     assert device.refusal(fleet.publish(), fleet.order(1, ref)) == "trust.rollback"
-    root: Metadata[Any] = Metadata.from_bytes(fleet.root)
-    root.signed.version = 2
-    root.signed.revoke_key(root.signed.roles["timestamp"].keyids[0], "timestamp")
-    for path in (fleet.folder / "keys").glob("timestamp-1.*"):
-        path.unlink()
-    root.signed.add_key(fleet.keys.generate("timestamp"), "timestamp")
-    root.signatures.clear()
-    for signer in fleet.keys.signers("root"):
-        root.sign(signer, append=True)
-    (fleet.folder / "metadata" / "2.root.json").write_bytes(root.to_bytes())
-    fleet.repository._sign_timestamp(fleet.now)
+    fleet.ceremony().rotate("timestamp", fleet.now)
     assert device.refusal(fleet.publish(), fleet.order(1, ref)) == ""
 
 

@@ -7,7 +7,7 @@ are new, were away, or come back from a rollout that halted. A version is rolled
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fieldloop_contract.messages import ModelRef
@@ -65,10 +65,12 @@ def look(
     devices: Mapping[str, Evidence],
     assigned: Mapping[str, ModelRef | None],
     now_s: float,
+    fits: Callable[[str, ModelRef], bool] = lambda _device, _ref: True,
 ) -> tuple[Rollout | None, list[Assign]]:
     """One look at a slot.
 
     Args:
+        fits: whether a device can run a version, by what it says of itself.
         active: the rollout under way, if any; among `rollouts` or just begun.
         assigned: what the slot of each device was assigned so far; absent: never anything.
 
@@ -85,12 +87,16 @@ def look(
     if active is not None and all(r.id != active.id for r in current):
         current.append(active)
     best = champion(current, versions)
+    approved = {v.ref.digest for v in versions if v.state == "approved"}
     touched: set[str] = set()
     if active is not None and active.phase is Phase.RUNNING:
         touched = {t.device for t in active.touched}
     changes: list[Assign] = []
     for device in sorted({*devices, *touched}):
         wanted = active.target if active is not None and device in touched else best
+        if wanted is not None and device not in touched and not fits(device, wanted):
+            held = assigned.get(device)  # stays with what it has, unless that was withdrawn
+            wanted = held if held is not None and held.digest in approved else None
         if wanted != assigned.get(device):
             changes.append(Assign(device, wanted))
     return active, changes

@@ -20,3 +20,12 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Differs whenever a file was replaced; zeros where it is absent."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns

@@ -1,27 +1,32 @@
 """One look at the fleet: store in, store out. The only place where rollouts, assignments and orders
 are decided and written; what goes to the broker afterwards is exactly what the store holds.
 
-Order of a look: read everything, decide (pure), sign into the repository on disk what new orders
-will name, then store rollouts, assignments and signed orders in one transaction. Killed at any
-point, the next look finds the same inputs and comes to the same decision; an order's version grows
-only when its content changes or its signature ages.
+Order of a look: read what may have changed, decide (pure), sign into the repository on disk what
+new orders will name, then store rollouts, assignments and signed orders in one transaction. Killed
+at any point, the next look finds the same inputs and comes to the same decision; an order's version
+grows only when its content changes or its signature ages.
+
+Assignments and orders are read once and kept, of an order its digest, version and age. They are
+read again after any fault, and when somebody else (an export for a site without a network) wrote.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from fieldloop_contract.batch import load_json
-from fieldloop_contract.desired import FIELD, Desired, SlotOrder
+from fieldloop_contract.capability import unfit
+from fieldloop_contract.desired import DIRECTOR_ROLE, FIELD, Desired, SlotOrder
 from fieldloop_contract.errors import FieldloopError
-from fieldloop_contract.manifest import sha256
-from fieldloop_contract.messages import ModelRef, from_object
+from fieldloop_contract.manifest import Carriage, Manifest, sha256
+from fieldloop_contract.messages import Capability, ModelRef, Reported, StreamState, from_object
 from fieldloop_contract.topics import Topic, blob_topic, meta_topic
 from fieldloop_delivery import controller, rollout
 from fieldloop_delivery.bundles import ChunkSource
+from fieldloop_delivery.ceremonies import warnings
 from fieldloop_delivery.controller import Version
 from fieldloop_delivery.evidence import gather
 from fieldloop_delivery.policy import Policy, SlotPolicy
@@ -31,20 +36,36 @@ from fieldloop_delivery.rollout import Observation, Rollout
 from fieldloop_runtime.journal import Journal
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import ServiceRow, device_services
-from fieldloop_store.registry import list_models
+from fieldloop_store.registry import list_models, load_bundle
 from fieldloop_store.rollouts import (
     AssignmentRow,
     DocumentRow,
     RolloutRow,
+    documents_state,
+    each_document,
+    find_document,
     list_assignments,
-    list_documents,
     list_rollouts,
     save_look,
 )
 
 RECALLED_MAX = 1_000
 ORDER_BYTES_MAX = 1 << 20
+FEEDS_EVERY_NS = 30 * 10**9
+MANIFESTS_MAX = 64
+SKIPPED_MAX = 200
 _Slots = dict[tuple[str, str], AssignmentRow]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is kept of a signed order."""
+
+    version: int
+    digest: str
+    content: str
+    renew_at: datetime
+    keys: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -56,7 +77,6 @@ class _Look:
     refs: dict[tuple[str, int], ModelRef]
     services: dict[str, ServiceRow]
     assigned: _Slots
-    documents: dict[str, DocumentRow]
     changed: list[RolloutRow] = field(default_factory=list)
     assignments: list[AssignmentRow] = field(default_factory=list)
     running: list[Rollout] = field(default_factory=list)
@@ -78,6 +98,7 @@ class Fleet:
         *,
         service: str,
         journal: Journal,
+        chunks: ChunkSource | None = None,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -85,31 +106,60 @@ class Fleet:
         self._service = service
         self._journal = journal
         self.fleet = repository.fleet
-        self.chunks = ChunkSource(store)
-        self._known: dict[str, tuple[int, Desired | None, datetime]] = {}
+        self.chunks = chunks or ChunkSource(store)
+        self._assigned: _Slots | None = None
+        self._orders: dict[str, _Known] | None = None
+        self._device_of: dict[str, str] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._feeds: dict[str, dict[str, StreamState]] = {}
+        self._feeds_ns = 0
+        self._handed: tuple[int, ...] | None = None
+        self._written: tuple[int, int] = (0, 0)
 
-    def look(self, now_ns: int) -> dict[str, Item]:
+    def look(self, now_ns: int) -> dict[str, Item] | None:
         """One look; returns all retained messages that the broker shall hold.
+
+        None stands for "the same as at the last look".
 
         Raises:
             RetryLater: the store is away; nothing changed.
         """
+        try:
+            return self._look(now_ns)
+        except BaseException:
+            self._assigned = self._orders = self._handed = None
+            raise
+
+    def warnings(self, now_ns: int) -> list[str]:
+        """Signatures that expire before long and that no key here can renew."""
+        return warnings(self._repository, datetime.fromtimestamp(now_ns / 1e9, UTC))
+
+    def read(self, digest: str) -> bytes | None:
+        """The payload of a chunk or order that a look has named; None where it holds no more."""
+        device = self._device_of.get(digest)
+        if device is None:
+            return self.chunks.read(digest)
+        row = find_document(self._store, self.fleet, device)
+        return row.payload if row is not None and sha256(row.payload) == digest else None
+
+    def _look(self, now_ns: int) -> dict[str, Item] | None:
         seen = self._read(now_ns)
         for policy in self._policy.slots:
             self._look_at_slot(policy, seen)
         for row in seen.assignments:
             seen.assigned[row.device, row.slot] = row
         live = self._live(seen)
-        self.chunks.use(ref.digest for ref in live)
+        other_chunks = self.chunks.use(ref.digest for ref in live)
+        carriages: dict[str, Carriage] = {r.digest: self.chunks.carriage(r.digest) for r in live}
         models: dict[str, dict[int, bytes]] = {}
         for ref in live:
             models.setdefault(ref.name, {})[ref.version] = self.chunks.manifest(ref.digest)
         now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-        self._repository.set_models(models, now)
+        self._repository.set_models(models, now, carriages)
         self._repository.renew(now)
         signed = self._sign(seen, now)
         if seen.changed or seen.assignments or signed:
-            save_look(
+            self._written = save_look(
                 self._store,
                 self.fleet,
                 changed=seen.changed,
@@ -118,8 +168,11 @@ class Fleet:
                 now_ns=now_ns,
             )
         for document in signed:
-            seen.documents[document.device] = document
-        return self._items(seen)
+            self._remember(document)
+        if self._handed == self._repository.state and not signed and not other_chunks:
+            return None
+        self._handed = self._repository.state
+        return self._items()
 
     def _read(self, now_ns: int) -> _Look:
         models = list_models(self._store, self.fleet)
@@ -128,15 +181,70 @@ class Fleet:
             for m in models
         }
         services = device_services(self._store, self.fleet, service=self._service)
-        assigned = list_assignments(self._store, self.fleet)
+        state = documents_state(self._store, self.fleet)
+        if self._assigned is None or self._orders is None or state != self._written:
+            self._written = state
+            rows = list_assignments(self._store, self.fleet)
+            self._assigned = {(a.device, a.slot): a for a in rows}
+            self._orders, self._device_of = {}, {}
+            for document in each_document(self._store, self.fleet):
+                self._remember(document)
         return _Look(
             now_ns=now_ns,
             versions=[Version(refs[m.name, m.version], m.state) for m in models],
             refs=refs,
             services={row.device: row for row in services},
-            assigned={(a.device, a.slot): a for a in assigned},
-            documents={d.device: d for d in list_documents(self._store, self.fleet)},
+            assigned=self._assigned,
         )
+
+    def _remember(self, document: DocumentRow) -> None:
+        assert self._orders is not None  # read by `_read`
+        before = self._orders.get(document.device)
+        if before is not None:
+            self._device_of.pop(before.digest, None)
+        digest = sha256(document.payload)
+        self._device_of[digest] = document.device
+        content = content_of(document.payload)
+        self._orders[document.device] = _Known(
+            document.version,
+            digest,
+            _fingerprint(content) if content is not None else "",
+            self._repository.renew_order_at(document.payload),
+            tuple(self._repository.key_ids(DIRECTOR_ROLE)),
+        )
+
+    # The capability gate.
+
+    def _fault(self, policy: SlotPolicy, device: str, row: ServiceRow, ref: ModelRef) -> str:
+        """Why a device cannot run a version, by what it says of itself; "" where it can."""
+        try:
+            stated = from_object(Capability, (row.status or {}).get("capability") or {})
+        except FieldloopError:
+            stated = Capability()
+        fault = unfit(self._manifest(ref), stated, policy.streams, self._feeds.get(device))
+        return f"{fault[0]}: {fault[1]}" if fault is not None else ""
+
+    def _manifest(self, ref: ModelRef) -> Manifest:
+        if ref.digest not in self._manifests:
+            while len(self._manifests) >= MANIFESTS_MAX:
+                del self._manifests[next(iter(self._manifests))]
+            self._manifests[ref.digest] = load_bundle(self._store, ref.digest)[0]
+        return self._manifests[ref.digest]
+
+    def _read_feeds(self, now_ns: int) -> None:
+        """Which streams each device has, by what any of its services reports."""
+        if now_ns - self._feeds_ns < FEEDS_EVERY_NS:
+            return
+        self._feeds_ns = now_ns
+        self._feeds = {}
+        for row in device_services(self._store, self.fleet):
+            try:
+                reported = from_object(Reported, row.reported) if row.reported else None
+            except FieldloopError:
+                continue
+            if reported is not None and reported.streams:
+                known = self._feeds.setdefault(row.device, {})
+                known.update({s.stream: s for s in reported.streams})
 
     def _look_at_slot(self, policy: SlotPolicy, seen: _Look) -> None:
         rows = list_rollouts(self._store, self.fleet, slot=policy.slot)
@@ -159,12 +267,28 @@ class Fleet:
                     model=active.target.name,
                     version=active.target.version,
                 )
+        self._read_feeds(seen.now_ns)
         if active is None:
             devices = {device: rollout.Evidence() for device in services}
         else:
-            devices = gather(self._store, self.fleet, active, services, begun[active.id])
+            found = gather(self._store, self.fleet, active, services, begun[active.id])
+            devices = {
+                device: replace(
+                    e, unfit=self._fault(policy, device, services[device], active.target)
+                )
+                for device, e in found.items()
+            }
         after, changes = controller.look(
-            policy, active, rollouts, seen.versions, devices, assigned, seen.now_ns / 1e9
+            policy,
+            active,
+            rollouts,
+            seen.versions,
+            devices,
+            assigned,
+            seen.now_ns / 1e9,
+            lambda device, ref: (
+                device not in services or not self._fault(policy, device, services[device], ref)
+            ),
         )
         if after is not None:
             row = self._rollout_row(policy, after, devices, begun[after.id], seen.now_ns)
@@ -193,12 +317,14 @@ class Fleet:
         created_ns: int,
         now_ns: int,
     ) -> RolloutRow:
+        passed_over = rollout.skipped(state, Observation(devices))
         document = {
             "rollout": state.to_json(),
             "verdict": state.verdict,
             "waves": _progress(policy, state, devices),
             "figures": rollout.figures(state, Observation(devices)).to_json(),
             "gates": policy.gates.model_dump(mode="json"),
+            "skipped": dict(list(passed_over.items())[:SKIPPED_MAX]),
         }
         return RolloutRow(
             state.id,
@@ -233,15 +359,18 @@ class Fleet:
                     order = SlotOrder(model=model, streams=policy.streams)
                     by_device.setdefault(device, {})[slot] = order
         signed: list[DocumentRow] = []
-        for device in sorted({*by_device, *seen.documents}):
+        orders = self._orders or {}
+        keys = tuple(self._repository.key_ids(DIRECTOR_ROLE))
+        for device in sorted({*by_device, *orders}):
             desired = Desired(
                 fleet=self.fleet,
                 device=device,
                 slots=by_device.get(device, {}),
                 recalled=recalled,
             )
-            before = seen.documents.get(device)
-            if before is not None and self._still_good(before, desired, now):
+            before = orders.get(device)
+            same = before is not None and before.content == _fingerprint(desired)
+            if before is not None and same and now < before.renew_at and keys == before.keys:
                 continue
             version = 1 if before is None else before.version + 1
             manifests = {
@@ -253,27 +382,23 @@ class Fleet:
             signed.append(DocumentRow(device, version, payload))
         return signed
 
-    def _still_good(self, before: DocumentRow, desired: Desired, now: datetime) -> bool:
-        known = self._known.get(before.device)
-        if known is None or known[0] != before.version:
-            renew_at = self._repository.renew_order_at(before.payload)
-            known = (before.version, _content(before.payload), renew_at)
-            self._known[before.device] = known
-        return known[1] == desired and now < known[2]
-
-    def _items(self, seen: _Look) -> dict[str, Item]:
+    def _items(self) -> dict[str, Item]:
         items: dict[str, Item] = {}
         for name, payload in self._repository.files().items():
             items[meta_topic(self.fleet, name)] = Item(sha256(payload), payload)
-        for device, document in seen.documents.items():
+        for device, order in (self._orders or {}).items():
             topic = str(Topic(self.fleet, device, self._service, "desired"))
-            items[topic] = Item(sha256(document.payload), document.payload)
+            items[topic] = Item(order.digest)
         for chunk in self.chunks.chunks():
             items[blob_topic(self.fleet, chunk)] = Item(chunk)
         return items
 
 
-def _content(payload: bytes) -> Desired | None:
+def _fingerprint(desired: Desired) -> str:
+    return sha256(desired.encode())
+
+
+def content_of(payload: bytes) -> Desired | None:
     """What a signed order says; None where it cannot be read, so that it is signed anew."""
     try:
         return from_object(Desired, load_json(payload, ORDER_BYTES_MAX)["signed"][FIELD])

@@ -2,12 +2,13 @@
 
 `want` states all retained messages that delivery owns. What the broker has not confirmed on the
 current connection is published, a bounded number at a time: metadata first (timestamp last), then
-orders, then chunks. On each connection, and now and then, a sweep reads back what is there: what is
-right is left, what is wrong is replaced, what nobody needs is cleared. Owner thread only.
+orders, then chunks. On each connection, and now and then, a sweep reads back chunks and orders:
+what is right is left, what is wrong is replaced, what nobody needs is cleared. Owner thread only.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,7 +39,7 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One retained message: sha256 of its payload; the payload itself unless it is a chunk."""
+    """One retained message: sha256 of its payload; the payload itself where it is held."""
 
     digest: str
     payload: bytes | None = None
@@ -48,7 +49,8 @@ class Publisher:
     """Keeps a broker as it shall be.
 
     Args:
-        load: gives a chunk's bytes by digest; None where it is not to be had any more.
+        load: gives the payload of an item without one, by digest; None where it is not to be had.
+        orders: filter of the fleet's orders, read back in each sweep.
     """
 
     def __init__(
@@ -59,19 +61,23 @@ class Publisher:
         *,
         window: int,
         journal: Journal,
+        orders: str = "",
     ) -> None:
         self.published = 0
         self._session = session
         self._load = load
         self._window = window
         self._journal = journal
-        self._blob_filter = blob_filter(fleet)
+        blobs = blob_filter(fleet)
+        self._sweep_filters = [blobs, orders] if orders else [blobs]
+        self._order_levels = orders.split("/") if orders else []
         self._meta_prefix = meta_filter(fleet)[:-1]
-        self._blob_prefix = self._blob_filter[:-1]
+        self._blob_prefix = blobs[:-1]
         self._wanted: dict[str, Item] = {}
         self._held: dict[str, str] = {}
         self._queues: tuple[dict[str, None], ...] = tuple({} for _ in range(5))
         self._flying: dict[int, tuple[str, str]] = {}
+        self._flying_topics: Counter[str] = Counter()
         self._repaired_s: dict[str, float] = {}
         self._later_s: dict[str, float] = {}
         self._online = False
@@ -112,20 +118,21 @@ class Publisher:
         self._online = True
         self._held.clear()
         self._flying.clear()
+        self._flying_topics.clear()
         for topic in self._wanted:
             if not topic.startswith(self._blob_prefix):
-                self._enqueue(topic)
+                self._enqueue(topic)  # orders at once: what waits for a sweep is only the bulk
         self.sweep(now_s)
 
     def sweep(self, now_s: float) -> None:
-        """Read back all chunks; those that are right need not be sent."""
+        """Read back all chunks and orders; those that are right need not be sent."""
         if not self._online:
             return
         self._sweeping = True
         self._sweep_begun_s = self._sweep_heard_s = now_s
-        for topic in [t for t in self._held if t.startswith(self._blob_prefix)]:
+        for topic in [t for t in self._held if self._is_swept(t)]:
             del self._held[topic]
-        self._session.subscribe(self._blob_filter)
+        self._session.subscribe(*self._sweep_filters)
 
     def disconnected(self) -> None:
         """The connection is gone, and with it what was on its way."""
@@ -133,18 +140,21 @@ class Publisher:
         for topic, _ in self._flying.values():
             self._enqueue(topic)
         self._flying.clear()
+        self._flying_topics.clear()
 
     def taken(self, token: int) -> None:
         """The broker took a publication."""
         topic, digest = self._flying.pop(token, ("", ""))
+        self._flying_topics[topic] -= 1
+        if self._flying_topics[topic] <= 0:
+            del self._flying_topics[topic]
         if digest and self._wanted.get(topic, Item("")).digest == digest:
             self._held[topic] = digest
             self.published += 1
 
     def received(self, topic: str, payload: bytes, now_s: float) -> None:
         """Something under one of our topics: our own echo, a sweep's find, or an intruder."""
-        blob = topic.startswith(self._blob_prefix)
-        if not blob and not topic.startswith(self._meta_prefix):
+        if not self._is_swept(topic) and not topic.startswith(self._meta_prefix):
             return
         self._sweep_heard_s = now_s
         item = self._wanted.get(topic)
@@ -175,16 +185,28 @@ class Publisher:
 
     def _end_sweep(self) -> None:
         self._sweeping = False
-        self._session.unsubscribe(self._blob_filter)
+        self._session.unsubscribe(*self._sweep_filters)
         lost = [
             topic
             for topic, item in self._wanted.items()
-            if topic.startswith(self._blob_prefix) and self._held.get(topic) != item.digest
+            if self._is_swept(topic)
+            and self._held.get(topic) != item.digest
+            and not self._on_its_way(topic)
         ]
         for topic in lost:
             self._enqueue(topic)
         if lost:
-            self._journal.info("sweep.lost", chunks=len(lost))
+            self._journal.info("sweep.lost", messages=len(lost))
+
+    def _is_swept(self, topic: str) -> bool:
+        """Whether a sweep reads this topic back: a chunk, or an order of our service."""
+        if topic.startswith(self._blob_prefix):
+            return True
+        levels = topic.split("/")
+        wanted = self._order_levels
+        return len(levels) == len(wanted) > 0 and all(
+            w in ("+", level) for w, level in zip(wanted, levels, strict=True)
+        )
 
     def _next(self) -> str | None:
         for priority, queue in enumerate(self._queues):
@@ -212,6 +234,7 @@ class Publisher:
         except FieldloopError as error:
             self._journal.error("chunk.unreadable", topic=topic, error=str(error))
             return True
+        self._flying_topics[topic] += 1
         self._flying[token] = (topic, item.digest if item is not None else "")
         return True
 
@@ -238,9 +261,7 @@ class Publisher:
             self._later_s.pop(topic, None)
 
     def _on_its_way(self, topic: str) -> bool:
-        return any(t == topic for t, _ in self._flying.values()) or any(
-            topic in queue for queue in self._queues
-        )
+        return topic in self._flying_topics or any(topic in queue for queue in self._queues)
 
     def _repair(self, topic: str, now_s: float) -> None:
         """Publish again, now or as soon as the last time is long enough ago."""

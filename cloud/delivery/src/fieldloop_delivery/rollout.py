@@ -50,6 +50,8 @@ class Evidence:
     online: bool = False
     installed: bool = False
     failed: str = ""
+    unfit: str = ""
+    """Why the device cannot run the version, by what it says of itself: it is passed over."""
     new: Tally = Tally()
     old: Tally = Tally()
     shadowed: int = 0
@@ -197,9 +199,10 @@ def _touch(
 ) -> tuple[Rollout, list[Assign]]:
     """Give the version to more devices, up to the wave's size; online ones first, then by hash."""
     touched = {t.device for t in state.touched}
-    size = waves[state.wave].size(len(seen.devices))
+    fit = [d for d, e in seen.devices.items() if not e.unfit]
+    size = waves[state.wave].size(len(touched.union(fit)))
     candidates = sorted(
-        (d for d in seen.devices if d not in touched),
+        (d for d in fit if d not in touched),
         key=lambda d: (not seen.devices[d].online, _order(state.id, d)),
     )
     # Only the last wave reaches for devices that are away: they could show nothing in an early one.
@@ -211,6 +214,13 @@ def _touch(
     fresh = tuple(Touch(d, state.wave, now_s, seen.assigned.get(d)) for d in chosen)
     state = replace(state, touched=(*state.touched, *fresh))
     return state, [Assign(t.device, state.target) for t in fresh]
+
+
+def skipped(state: Rollout, seen: Observation) -> dict[str, str]:
+    """Devices that are passed over, with the reason; neither a success nor a failure."""
+    touched = {t.device for t in state.touched}
+    rows = sorted(seen.devices.items())
+    return {d: e.unfit for d, e in rows if e.unfit and d not in touched}
 
 
 def _order(rollout: str, device: str) -> str:

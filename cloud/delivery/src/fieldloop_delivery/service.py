@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from fieldloop_contract.errors import FieldloopError, RetryLater
-from fieldloop_contract.topics import blob_topic, meta_filter
+from fieldloop_contract.topics import blob_topic, channel_filter, meta_filter
 from fieldloop_delivery.fleet import Fleet
 from fieldloop_delivery.publisher import Publisher
 from fieldloop_delivery.settings import DeliverySettings
@@ -25,6 +25,7 @@ EVENTS_BURST = 500
 CHUNK_MISSING = "chunk.missing"
 CHUNKS_OF_EVENT_MAX = 64
 LOOK_SILENT_S_MAX = 300.0
+WARN_EVERY_S = 86_400.0
 
 
 class Delivery:
@@ -54,11 +55,12 @@ class Delivery:
         self.publisher = Publisher(
             self._session,
             settings.fleet,
-            fleet.chunks.read,
+            fleet.read,
             window=settings.window,
             journal=journal,
+            orders=channel_filter("desired", fleet=settings.fleet, service=settings.service),
         )
-        self._looked_s = float("-inf")
+        self._looked_s = self._warned_s = float("-inf")
         self._swept_s = 0.0
         self._cursor = EventCursor(time.time_ns(), "", "", "", 0)
 
@@ -95,7 +97,9 @@ class Delivery:
         if now_s - self._looked_s >= self._settings.look_s:
             self._looked_s = now_s
             try:
-                self.publisher.want(self._fleet.look(time.time_ns()))
+                items = self._fleet.look(time.time_ns())
+                if items is not None:
+                    self.publisher.want(items)
                 self._health.tick("look", LOOK_SILENT_S_MAX)
                 self._hear_missing(now_s)
             except RetryLater as error:
@@ -104,6 +108,10 @@ class Delivery:
             except FieldloopError as error:
                 if self._noise.allow(now_s):
                     self._journal.error("look.failed", code=error.code, error=str(error))
+        if now_s - self._warned_s >= WARN_EVERY_S:
+            self._warned_s = now_s
+            for text in self._fleet.warnings(time.time_ns()):
+                self._journal.warning("keys.expiring", reason=text)
         if now_s - self._swept_s >= self._settings.sweep_s:
             self._swept_s = now_s
             self.publisher.sweep(now_s)

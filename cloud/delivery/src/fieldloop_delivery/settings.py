@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from fieldloop_contract.ids import Id
+from fieldloop_contract.manifest import CHUNK_BYTES_MAX
+from fieldloop_delivery.bundles import RETAINED_BYTES_MAX
 from fieldloop_runtime.settings import HealthSettings, MqttSettings, PositiveSeconds, Settings
 
 
@@ -33,6 +35,19 @@ class DeliverySettings(Settings):
     )
     order_days: Annotated[float, Field(gt=0, le=365)] = Field(
         default=30, description="days an order holds; it is renewed at half"
+    )
+    chunk_bytes: Annotated[int, Field(ge=1024, le=CHUNK_BYTES_MAX)] = Field(
+        default=CHUNK_BYTES_MAX, description="bytes of one chunk; less where the broker takes less"
+    )
+    deltas: bool = Field(
+        default=True, description="publish deltas and compressed files where they pay"
+    )
+    public_dir: str = Field(
+        default="", description="folder that an HTTPS server serves; empty: everything by MQTT"
+    )
+    retained_bytes_max: Annotated[int, Field(ge=0)] = Field(
+        default=RETAINED_BYTES_MAX,
+        description="bundles above this are not put on the broker, where public_dir is set",
     )
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()

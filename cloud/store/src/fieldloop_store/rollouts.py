@@ -7,17 +7,18 @@ or none. Keeps no state; any thread may call it. Time comes in as an argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from fieldloop_store.engine import Store, insert_into
 from fieldloop_store.schema import assignments, documents, rollouts
 
 ROLLOUTS_MAX = 1_000
 DEVICES_MAX = 1_000_000
+PAGE_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,37 @@ def list_assignments(store: Store, fleet: str) -> list[AssignmentRow]:
 
 
 def list_documents(store: Store, fleet: str) -> list[DocumentRow]:
-    """The last signed order of every device."""
+    """The last signed order of every device. For a large fleet, `each_document`."""
+    return list(each_document(store, fleet))
+
+
+def each_document(store: Store, fleet: str) -> Iterator[DocumentRow]:
+    """The last signed order of every device, by device, read in pages."""
     d = documents.c
-    query = select(d.device, d.version, d.payload).where(d.fleet == fleet)
+    after = ""
+    while True:
+        query = (
+            select(d.device, d.version, d.payload)
+            .where(d.fleet == fleet, d.device > after)
+            .order_by(d.device)
+            .limit(PAGE_ROWS)
+        )
+        with store.read() as connection:
+            rows = connection.execute(query).all()
+        for device, version, payload in rows:
+            yield DocumentRow(device, version, bytes(payload))
+        if len(rows) < PAGE_ROWS:
+            return
+        after = rows[-1].device
+
+
+def find_document(store: Store, fleet: str, device: str) -> DocumentRow | None:
+    """The last signed order of one device, or None."""
+    d = documents.c
+    query = select(d.device, d.version, d.payload).where(d.fleet == fleet, d.device == device)
     with store.read() as connection:
-        rows = connection.execute(query.limit(DEVICES_MAX)).all()
-    return [DocumentRow(device, version, bytes(payload)) for device, version, payload in rows]
+        row = connection.execute(query).first()
+    return DocumentRow(row.device, row.version, bytes(row.payload)) if row is not None else None
 
 
 def save_look(
@@ -95,8 +121,8 @@ def save_look(
     assigned: Sequence[AssignmentRow],
     signed: Sequence[DocumentRow],
     now_ns: int,
-) -> None:
-    """Store what one look came to, in one transaction.
+) -> tuple[int, int]:
+    """Store what one look came to, in one transaction; returns `documents_state` after it.
 
     Raises:
         RetryLater: the database is away; nothing was stored.
@@ -105,6 +131,20 @@ def save_look(
         _save_rollouts(connection, changed)
         _save_assignments(connection, fleet, assigned, now_ns)
         _save_documents(connection, fleet, signed, now_ns)
+        return _documents_state(connection, fleet)
+
+
+def documents_state(store: Store, fleet: str) -> tuple[int, int]:
+    """How many orders there are, and the sum of their versions: it grows with each one signed."""
+    with store.read() as connection:
+        return _documents_state(connection, fleet)
+
+
+def _documents_state(connection: Connection, fleet: str) -> tuple[int, int]:
+    d = documents.c
+    query = select(func.count(), func.coalesce(func.sum(d.version), 0)).where(d.fleet == fleet)
+    count, total = connection.execute(query).one()
+    return int(count), int(total)
 
 
 def _save_assignments(

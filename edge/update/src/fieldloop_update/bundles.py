@@ -104,7 +104,7 @@ class Bundles:
         Raises:
             Isolate: there are as many bundles as there may be, all of them kept.
         """
-        if len(self.complete()) >= self._bundles_max:
+        if len(set(self.complete()) - {digest}) >= self._bundles_max:
             raise Isolate(
                 f"{self._bundles_max} bundles are kept already",
                 code="bundle.count",
@@ -112,6 +112,8 @@ class Bundles:
             )
         source, target = self._partial / digest, self._complete / digest
         sync_tree(source)
+        if target.exists():
+            set_aside(target)
         source.rename(target)
         sync_folder(self._complete)
         sync_folder(self._partial)
@@ -133,6 +135,14 @@ class Bundles:
             if folder.name not in downloading:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def find(self, digest: str, length: int) -> Path | None:
+        """A file of a complete bundle with this digest, by what its manifest says of it."""
+        for folder, manifest in self._manifests():
+            for name, file in manifest.files.items():
+                if file.sha256 == digest and file.length == length:
+                    return folder / name
+        return None
+
     def chunks(self) -> dict[str, tuple[Path, int, int]]:
         """Chunks of complete bundles: digest to (file, offset, length); versions share many."""
         found: dict[str, tuple[Path, int, int]] = {}
@@ -141,13 +151,14 @@ class Bundles:
             found[digest] = (path, offset, min(chunk_bytes, length - offset))
         return found
 
-    def _walk(self) -> Iterator[tuple[Path, int, int, str, int]]:
+    def _manifests(self) -> Iterator[tuple[Path, Manifest]]:
         for digest in self.complete():
             folder = self._complete / digest
-            try:
-                manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
-            except (FieldloopError, OSError):
-                continue
+            with contextlib.suppress(FieldloopError, OSError):
+                yield folder, parse_manifest((folder / MANIFEST_FILE).read_bytes())
+
+    def _walk(self) -> Iterator[tuple[Path, int, int, str, int]]:
+        for folder, manifest in self._manifests():
             for name, file in manifest.files.items():
                 for index, chunk in enumerate(file.chunks):
                     yield folder / name, file.chunk_bytes, index, chunk, file.length

@@ -28,7 +28,8 @@ class Refused:
     """Something was not accepted or given up. `code` is stable, `reason` is for a person.
 
     Codes: `trust.*` (repository metadata), `desired.*` (the order), `clock.unknown`,
-    `chunk.damaged`, `bundle.*`, `download.*`, `space.exhausted`. Whatever runs goes on running.
+    `chunk.damaged`, `bundle.*`, `capability.*`, `download.*`, `space.exhausted`. Whatever
+    runs goes on running.
     """
 
     code: str

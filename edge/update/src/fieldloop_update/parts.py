@@ -57,6 +57,27 @@ class Part:
         return sum(self._have)
 
     @property
+    def bytes_missing(self) -> int:
+        """Bytes of the chunks that are not there."""
+        return sum(self.length_of(i) for i, have in enumerate(self._have) if not have)
+
+    def length_of_digest(self, digest: str) -> int:
+        """Bytes of a chunk of this file; 0 for a stranger's."""
+        return max((self.length_of(i) for i in self._where.get(digest, ())), default=0)
+
+    def missing_run(self, bytes_max: int) -> tuple[int, list[str]]:
+        """Offset and digests of the first chunks in a row that are not there; empty if none."""
+        first = next((i for i, have in enumerate(self._have) if not have), len(self._have))
+        run: list[str] = []
+        size = 0
+        for index in range(first, len(self._have)):
+            size += self.length_of(index)
+            if self._have[index] or (run and size > bytes_max):
+                break
+            run.append(self.ref.chunks[index])
+        return first * self.ref.chunk_bytes, run
+
+    @property
     def complete(self) -> bool:
         """Whether every chunk is there."""
         return all(self._have)
@@ -106,6 +127,12 @@ class Part:
             _map_path(self.path).unlink(missing_ok=True)
         os.close(self._file)
         os.close(self._map)
+
+
+def remove_part(path: Path) -> None:
+    """Delete a file and its map."""
+    path.unlink(missing_ok=True)
+    _map_path(path).unlink(missing_ok=True)
 
 
 def _map_path(path: Path) -> Path:

@@ -45,6 +45,38 @@ class UpdateSettings(Settings):
     mirror_files_max: Annotated[int, Field(ge=8, le=1_000)] = Field(
         default=96, description="files of mirrored metadata"
     )
+    patience_s: PositiveSeconds = Field(
+        default=15, description="metadata that does not fit yet is refused after this long"
+    )
+    rate_min_bytes_s: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="a slower download is given up for a while; 0 for no such rule"
+    )
+    rate_window_s: PositiveSeconds = Field(
+        default=300, description="connected seconds over which the rate is measured"
+    )
+    budget_bytes_per_day: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="bytes of chunks a UTC day may cost; 0 for no limit"
+    )
+    metered: bool = Field(
+        default=False, description="the connection costs by the byte: only small downloads go on"
+    )
+    metered_bytes_max: Annotated[int, Field(ge=0)] = Field(
+        default=256 * 1024, description="what a bundle may still cost while metered"
+    )
+    https_url: str = Field(
+        default="",
+        pattern=r"^(https://[^\s?#]+)?$",
+        description="base URL of the other road for large files, https://...; empty: none",
+    )
+    https_ca_file: str = Field(
+        default="", description="certificate authority of that server; empty: the system's"
+    )
+    https_from_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=4 << 20, description="files from this length on come over HTTPS, where it is set"
+    )
+    https_timeout_s: PositiveSeconds = Field(
+        default=30, description="silence of that server after which a request is given up"
+    )
     bundles_max: Annotated[int, Field(ge=2, le=64)] = Field(
         default=8, description="complete bundles kept on disk"
     )

@@ -6,15 +6,18 @@ child process that is polled. Owner thread only.
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from fieldloop_contract.errors import MalformedMessage, RetryLater
+from fieldloop_contract.errors import FixConfiguration, MalformedMessage, RetryLater
 from fieldloop_contract.frames import Clock
-from fieldloop_contract.messages import ModelRef
+from fieldloop_contract.messages import Capability, ModelRef
 from fieldloop_contract.topics import Topic, blob_filter, meta_filter, parse_blob, parse_meta
 from fieldloop_runtime.clock import BUILD_FLOOR_NS, SystemClock
 from fieldloop_runtime.journal import Journal
+from fieldloop_update.budget import Budget
 from fieldloop_update.bundles import Bundle, Bundles
 from fieldloop_update.durable import make_folder
 from fieldloop_update.fetch import Fetcher
@@ -26,7 +29,6 @@ from fieldloop_update.verifier import Order, Verdict, Verifier
 
 DESIRED_BYTES_MAX = 256 * 1024
 _TRANSIENT = ("trust.missing", "desired.not-in-targets", "desired.digest", "trust.mix-and-match")
-_TRANSIENT_S = 15.0
 _REPEAT_S = 300.0
 _BACKOFF_S_MAX = 60.0
 
@@ -37,6 +39,10 @@ class ModelSource:
     Args:
         root: the fleet's TUF root metadata that came with the installation.
         subscribe, unsubscribe: take MQTT filters; remembered by the session while offline.
+        capability: what this device can run, asked before files are fetched; None for no gate.
+
+    Raises:
+        FixConfiguration: another process works in the same folder.
     """
 
     def __init__(
@@ -51,9 +57,11 @@ class ModelSource:
         unsubscribe: Callable[..., None],
         clock: SystemClock,
         journal: Journal | None = None,
+        capability: Callable[[], Capability] | None = None,
     ) -> None:
         folder = Path(settings.dir)
         make_folder(folder)
+        self._lock = _lock(folder)
         self._settings = settings
         self._clock = clock
         self._journal = journal or Journal("update")
@@ -67,7 +75,15 @@ class ModelSource:
             folder / "trust", self._state, fleet=fleet, device=device, root=root
         )
         self._bundles = Bundles(folder, settings.bundles_max)
-        self._fetcher = Fetcher(settings, fleet, self._bundles, subscribe, unsubscribe)
+        self._fetcher = Fetcher(
+            settings,
+            fleet,
+            self._bundles,
+            subscribe,
+            unsubscribe,
+            budget=Budget(self._state, settings.budget_bytes_per_day, lambda: clock.now().utc_ns),
+            capability=capability,
+        )
         self._order: Order | None = self._verifier.order()
         self._queued: list[Outcome] = []
         if self._order is not None:
@@ -80,6 +96,8 @@ class ModelSource:
         self._verified_s: float | None = None
         self._not_before_s = 0.0
         self._failures = 0
+        self._packings_failed = 0
+        self._expiry_told = ""
         self._told: dict[str, tuple[str, float]] = {}
         self._transient: tuple[str, float] | None = None
 
@@ -135,16 +153,25 @@ class ModelSource:
         """Bundles other than these, and left-overs of other downloads, are deleted."""
         self._bundles.keep(set(digests), self._fetcher.digests)
 
+    def set_metered(self, metered: bool) -> None:
+        """Say whether the connection costs by the byte; a download that is too large waits."""
+        self._fetcher.metered = metered
+
     def step(self, now_s: float) -> list[Outcome]:
         """Do what is due. `now_s` is monotonic seconds."""
         outcomes, self._queued = self._queued, []
         outcomes += self._poll_verifier(now_s)
         outcomes += self._verify_if_due(now_s)
+        outcomes += self._tell_expiry()
         fault = self._installing_forbidden() if self._fetcher.digests else None
         if fault is not None:
             outcomes += self._tell(fault, now_s)
         else:
             outcomes += self._fetcher.step(now_s, online=self._online)
+            for text in self._fetcher.packings_failed:
+                self._packings_failed += 1
+                self._journal.warning("update.packing_failed", reason=text)
+            self._fetcher.packings_failed.clear()
         return outcomes
 
     def close(self) -> None:
@@ -152,6 +179,7 @@ class ModelSource:
         self._verifier.stop()
         self._fetcher.stop()
         self._state.close()
+        os.close(self._lock)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -159,6 +187,8 @@ class ModelSource:
         return {
             "update.chunks": self._fetcher.chunks_taken,
             "update.chunks_refused": self._fetcher.chunks_refused,
+            "update.bytes_received": self._fetcher.bytes_received,
+            "update.packings_failed": self._packings_failed,
             "update.metadata_refused": self._mirror.refused,
         }
 
@@ -191,6 +221,18 @@ class ModelSource:
             if self._clock.now().utc_ns >= valid_until_ns:
                 fault = Refused("trust.expired", "the order or its metadata has expired")
         return fault
+
+    def _tell_expiry(self) -> list[Outcome]:
+        """Say once that the order in force has expired: a freeze, or a long time offline."""
+        order = self._order
+        if order is None or order.sha256 == self._expiry_told or self._clock_fault() is not None:
+            return []
+        if self._clock.now().utc_ns < order.valid_until_ns:
+            return []
+        self._expiry_told = order.sha256
+        text = "the order or its metadata has expired: nothing new is installed, what runs stays"
+        self._journal.warning("update.refused", code="trust.expired", reason=text)
+        return [Refused("trust.expired", text)]
 
     def _verify_if_due(self, now_s: float) -> list[Outcome]:
         changed = self._mirror.take_changed() or self._desired_changed
@@ -244,14 +286,19 @@ class ModelSource:
         order, before = verdict.order, self._order
         if order is None:
             return []
-        self._order = order
+        self._order, self._expiry_told = order, ""
+        stopped: list[Outcome] = []
         for digest in self._fetcher.digests:
             if digest not in order.models:
+                ref = self._fetcher.ref(digest)
+                text = f"order {order.version} names it no more"
+                stopped.append(Refused("download.stopped", text, ref, final=True))
                 self._fetcher.cancel(digest)
         if before is not None and before.sha256 == order.sha256:
-            return []
+            return stopped
         self._journal.info("order.accepted", version=order.version)
-        return [Ordered(order.desired, order.version)]
+        # The order first: whoever obeys it has let go of the model whose download is stopped.
+        return [Ordered(order.desired, order.version), *stopped]
 
     def _tell(self, refused: Refused, now_s: float) -> list[Outcome]:
         """Report a refusal once, and again after a while if it stays.
@@ -262,7 +309,7 @@ class ModelSource:
         if refused.code in _TRANSIENT:
             if self._transient is None or self._transient[0] != refused.code:
                 self._transient = (refused.code, now_s)
-            if now_s - self._transient[1] < _TRANSIENT_S:
+            if now_s - self._transient[1] < self._settings.patience_s:
                 return []
         told = self._told.get(refused.code)
         if told is not None and told[0] == refused.reason and now_s - told[1] < _REPEAT_S:
@@ -270,3 +317,18 @@ class ModelSource:
         self._told[refused.code] = (refused.reason, now_s)
         self._journal.warning("update.refused", code=refused.code, reason=refused.reason)
         return [refused]
+
+
+def _lock(folder: Path) -> int:
+    """Keep other processes out of the folder; the lock goes with the process."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise FixConfiguration(
+            f"another process works in {folder}",
+            code="update.locked",
+            hint="stop the service that updates there first",
+        ) from error
+    return descriptor

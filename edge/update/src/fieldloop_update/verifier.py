@@ -17,7 +17,7 @@ from typing import Any
 
 from fieldloop_contract.desired import Desired
 from fieldloop_contract.errors import FieldloopError, RetryLater
-from fieldloop_contract.manifest import FileRef
+from fieldloop_contract.manifest import Carriage
 from fieldloop_contract.messages import from_object
 from fieldloop_update.durable import make_folder, sync_tree
 from fieldloop_update.mirror import Mirror
@@ -30,12 +30,12 @@ _ORDER, _GENERATION, _SEEN = "order", "metadata", "seen_ns"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order in force: the document, and how each model's manifest is fetched."""
+    """The order in force: the document, and how each model's bundle is fetched."""
 
     desired: Desired
     version: int
     sha256: str
-    models: dict[str, FileRef]
+    models: dict[str, Carriage]
     valid_until_ns: int
 
 
@@ -55,9 +55,14 @@ def read_order(fact: Any) -> Order | None:
         from_object(Desired, fact["desired"]),
         fact["version"],
         fact["sha256"],
-        {digest: from_object(FileRef, file) for digest, file in fact["models"].items()},
+        {digest: from_object(Carriage, _carriage(c)) for digest, c in fact["models"].items()},
         fact["valid_until_ns"],
     )
+
+
+def _carriage(stored: Any) -> Any:
+    """What an earlier release has stored was the manifest's file alone."""
+    return stored if "manifest" in stored else {"manifest": stored}
 
 
 class Verifier:

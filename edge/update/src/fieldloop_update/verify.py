@@ -6,7 +6,7 @@ answer to stdout; it changes nothing else, and the parent decides what becomes o
 
 Rules, in order:
 1. root chain, timestamp, snapshot, targets: by `tuf.ngclient.Updater`, from the embedded root;
-2. each version is at or above its floor, unless the role's keys changed since;
+2. each version is at or above its floor, unless the role's keys changed since, and below 2**63;
 3. the order is a targets document signed by the director role that the top-level targets delegate,
    unexpired, for this fleet and this device, at or above its floor; the same version twice only
    with the same bytes;
@@ -51,7 +51,7 @@ from fieldloop_contract.errors import FieldloopError, Untrusted
 from fieldloop_contract.manifest import (
     CHUNK_BYTES_MAX,
     MANIFEST_BYTES_MAX,
-    FileRef,
+    Carriage,
     sha256,
     target_path,
 )
@@ -60,6 +60,7 @@ from fieldloop_update.mirror import FILE_BYTES_MAX
 
 CPU_SECONDS_MAX = 60
 ROOT_ROTATIONS_MAX = 256
+VERSION_MAX = (1 << 63) - 1
 _BLOCK = 64 * 1024
 _BASE = "mirror://metadata/"
 _TOP = ("root", "timestamp", "snapshot", "targets")
@@ -164,6 +165,11 @@ class Verification:
         self._director_keys = key_ids(targets, DIRECTOR_ROLE)
 
     def _check_floor(self, role: str, version: int, keys: str, code: str) -> None:
+        if version > VERSION_MAX:
+            # Not kept: a version that nothing can come after would end all updates.
+            self.answer["keep"] = False
+            kind = code.partition(".")[0]
+            raise Untrusted(f"{role} version {version} is out of range", code=f"{kind}.version")
         floor = self._floors.get(role)
         if floor is not None and floor[1] == keys and version < floor[0]:
             self.answer["keep"] = False
@@ -233,12 +239,13 @@ class Verification:
             agreed = ordered is not None and ordered.hashes == info.hashes
             if not agreed or info.hashes.get("sha256") != order.model.digest:
                 raise Untrusted(f"{path}: director and model disagree", code="desired.digest")
-            found[order.model.digest] = manifest_file(info, order.model).model_dump(mode="json")
+            known = carriage(info, order.model)
+            found[order.model.digest] = known.model_dump(mode="json", exclude_none=True)
         return found
 
 
-def manifest_file(info: TargetFile, ref: ModelRef) -> FileRef:
-    """The manifest as a file in chunks, as its targets entry describes it.
+def carriage(info: TargetFile, ref: ModelRef) -> Carriage:
+    """How a bundle is fetched, as the targets entry of its manifest describes it.
 
     Raises:
         Untrusted: the entry lacks what a download needs, or is over a bound.
@@ -248,12 +255,16 @@ def manifest_file(info: TargetFile, ref: ModelRef) -> FileRef:
     custom = info.custom if isinstance(info.custom, dict) else {}
     try:
         return from_object(
-            FileRef,
+            Carriage,
             {
-                "sha256": ref.digest,
-                "length": info.length,
-                "chunk_bytes": custom.get("chunk_bytes", CHUNK_BYTES_MAX),
-                "chunks": custom.get("chunks", []),
+                "manifest": {
+                    "sha256": ref.digest,
+                    "length": info.length,
+                    "chunk_bytes": custom.get("chunk_bytes", CHUNK_BYTES_MAX),
+                    "chunks": custom.get("chunks", []),
+                },
+                "packed": custom.get("packed", {}),
+                "retained": custom.get("retained", True),
             },
         )
     except FieldloopError as error:

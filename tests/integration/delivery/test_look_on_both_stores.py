@@ -1,0 +1,203 @@
+"""Looks at a fleet, and rollouts' tables, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from fieldloop_contract.manifest import MODEL_FILE, FileRef, Limits, sha256
+from fieldloop_contract.messages import ModelRef, Reported, SlotState
+from fieldloop_contract.topics import Topic
+from fieldloop_delivery.bundles import ChunkSource
+from fieldloop_delivery.ceremonies import Ceremony
+from fieldloop_delivery.fleet import Fleet
+from fieldloop_delivery.keys import KeyRing
+from fieldloop_delivery.packing import Packings
+from fieldloop_delivery.policy import Policy
+from fieldloop_delivery.repository import Repository
+from fieldloop_runtime.journal import Journal
+from fieldloop_store.engine import Store, insert_into
+from fieldloop_store.registry import register_model
+from fieldloop_store.rollouts import (
+    DocumentRow,
+    each_document,
+    find_document,
+    list_assignments,
+    list_documents,
+    list_rollouts,
+    save_look,
+)
+from fieldloop_store.schema import results, services
+from support.postgres import shared_postgres
+from support.signed import FLEET, bundle
+
+POLICY = Policy.model_validate(
+    {
+        "slots": [
+            {"model": "activity", "waves": [{"percent": 100}], "gates": {"windows_min": 1}},
+        ]
+    }
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    sqlite = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    url = sqlite if request.param == "sqlite" else shared_postgres().new_database()
+    opened = Store.open(url)
+    yield opened
+    opened.close()
+
+
+class Watch:
+    """A fleet's controller, and what devices would say."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.store = store
+        keys = KeyRing(folder / "fleet" / "keys")
+        now = datetime.now(UTC)
+        self.repository = Repository.create(folder / "fleet", keys, fleet=FLEET, now=now)
+        self.chunks = ChunkSource(store, packings=Packings(folder / "packed", 32768))
+        self.fleet = self.make()
+        self.seq = 0
+
+    def make(self) -> Fleet:
+        journal = Journal("test")
+        self.fleet = Fleet(
+            self.store,
+            self.repository,
+            POLICY,
+            service="inference",
+            journal=journal,
+            chunks=self.chunks,
+        )
+        return self.fleet
+
+    def online(
+        self, device: str, active: ModelRef | None = None, memory_bytes: int = 1 << 30
+    ) -> None:
+        slot = SlotState(slot="main", state="ACTIVE" if active else "EMPTY", active=active)
+        reported = Reported(session="s", slots=[slot]).model_dump(mode="json", exclude_none=True)
+        values = {
+            "state": "online",
+            "session": "s",
+            "status": {"capability": {"runtime": "litert", "memory_bytes": memory_bytes}},
+            "status_ns": time.time_ns(),
+            "reported": reported,
+            "reported_ns": time.time_ns(),
+        }
+        with self.store.begin() as connection:
+            statement = insert_into(connection, services).values(
+                fleet=FLEET, device=device, service="inference", **values
+            )
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["fleet", "device", "service"], set_=values
+                )
+            )
+
+    def window(self, device: str, ref: ModelRef) -> None:
+        self.seq += 1
+        row = {
+            "fleet": FLEET, "device": device, "service": "inference", "epoch": "ab" * 16,
+            "seq": self.seq, "stream": "imu", "slot": "main", "role": "active", "t0_ns": self.seq,
+            "t1_ns": self.seq + 1, "model": ref.name, "version": ref.version,
+            "model_digest": ref.digest, "label": "rest", "score": None, "latency_us": 10.0,
+            "valid": True, "document": {}, "digest": b"12345678", "received_ns": time.time_ns(),
+        }  # fmt: skip
+        with self.store.begin() as connection:
+            connection.execute(insert(results), [row])
+
+    def register(self, version: int, **changes: object) -> ModelRef:
+        manifest, files = bundle(1, size=60_000)
+        data = bytearray(files[MODEL_FILE])
+        data[0] = version
+        files = {**files, MODEL_FILE: bytes(data)}
+        refs = {n: FileRef.of(d) for n, d in files.items()}
+        manifest = manifest.model_copy(update={"version": version, "files": refs, **changes})
+        register_model(
+            self.store, fleet=FLEET, manifest=manifest, files=files, run=None, metrics={}, now_ns=1
+        )
+        return manifest.ref()
+
+
+@pytest.fixture
+def watch(tmp_path: Path, store: Store) -> Watch:
+    return Watch(tmp_path, store)
+
+
+def orders(watch: Watch) -> dict[str, int]:
+    return {d.device: d.version for d in list_documents(watch.store, FLEET)}
+
+
+def test_rollout_from_the_first_order_to_its_end_reads_orders_once(watch):
+    one = watch.register(1)
+    watch.online("pump-1")
+    items = watch.fleet.look(time.time_ns())
+    topic = str(Topic(FLEET, "pump-1", "inference", "desired"))
+    payload = watch.fleet.read(items[topic].digest)
+    assert sha256(payload) == items[topic].digest
+    assert watch.fleet.look(time.time_ns()) is None, "nothing has changed"
+    watch.online("pump-1", one)
+    watch.window("pump-1", one)
+    watch.fleet.look(time.time_ns())
+    assert list_rollouts(watch.store, FLEET)[0].state == "completed"
+    again = watch.make().look(time.time_ns())
+    assert again[topic] == items[topic]
+    assert orders(watch) == {"pump-1": 1}
+
+
+def test_device_too_small_is_passed_over_with_the_reason_in_the_document(watch):
+    watch.register(1, limits=Limits(memory_bytes_max=1 << 29))
+    watch.online("pump-1")
+    watch.online("tiny", memory_bytes=1 << 20)
+    watch.fleet.look(time.time_ns())
+    (row,) = list_rollouts(watch.store, FLEET)
+    assert row.document["skipped"].keys() == {"tiny"}
+    assert "capability.memory" in row.document["skipped"]["tiny"]
+    assert row.document["figures"]["touched"] == 1
+    assert [a.device for a in list_assignments(watch.store, FLEET)] == ["pump-1"]
+    assert orders(watch) == {"pump-1": 1}
+
+
+def test_second_version_is_published_with_a_delta_from_the_first(watch):
+    one = watch.register(1)
+    watch.online("pump-1", one)
+    watch.fleet.look(time.time_ns())
+    watch.window("pump-1", one)
+    watch.fleet.look(time.time_ns())
+    two = watch.register(2)
+    items = watch.fleet.look(time.time_ns())
+    (form,) = watch.chunks.carriage(two.digest).packed[MODEL_FILE]
+    assert form.source is not None
+    assert form.blob.length < 1000
+    topics = {t.rsplit("/", 1)[1] for t in items if "/_blob/" in t}
+    assert set(form.blob.chunks) <= topics
+    assert sha256(watch.fleet.read(form.blob.chunks[0])) == form.blob.chunks[0]
+
+
+def test_rotated_director_signs_every_order_again(tmp_path, watch):
+    watch.register(1)
+    watch.online("pump-1")
+    watch.fleet.look(time.time_ns())
+    Ceremony(tmp_path / "fleet", fleet=FLEET).rotate("director", datetime.now(UTC))
+    watch.fleet.look(time.time_ns())
+    assert orders(watch) == {"pump-1": 2}
+    assert watch.fleet.look(time.time_ns()) is None
+
+
+def test_orders_are_read_in_pages_and_versions_never_go_back(store):
+    rows = [DocumentRow(f"d{i:04}", 2, b"x%d" % i) for i in range(1203)]
+    state = save_look(store, FLEET, changed=[], assigned=[], signed=rows, now_ns=1)
+    assert state == (1203, 2406)
+    assert list(each_document(store, FLEET)) == rows
+    save_look(
+        store, FLEET, changed=[], assigned=[], signed=[DocumentRow("d0001", 1, b"old")], now_ns=2
+    )
+    assert find_document(store, FLEET, "d0001") == rows[1]
+    assert find_document(store, FLEET, "nobody") is None
