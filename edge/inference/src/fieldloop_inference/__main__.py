@@ -11,10 +11,12 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 
 from fieldloop_buffer import Log, Reader
 from fieldloop_buffer.uplink import Uplink
+from fieldloop_inference import local
 from fieldloop_inference.memory import give_back, share_one_heap
 from fieldloop_inference.service import (
     SERVICE,
@@ -23,6 +25,7 @@ from fieldloop_inference.service import (
     read_root,
 )
 from fieldloop_inference.settings import InferenceSettings
+from fieldloop_inference.trials import Trial
 from fieldloop_runtime import health as health_server
 from fieldloop_runtime import journal, life
 from fieldloop_runtime.clock import SystemClock
@@ -101,6 +104,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         journal=log_book,
     )
     reader = Reader(settings.input_path)
+    lamp = _connect_locally(settings)
     service = Inference(
         settings,
         source=source,
@@ -109,8 +113,10 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         clock=clock,
         journal=log_book,
         session=session,
+        local=lamp,
         presence=presence,
         take_orders=uplink.take_orders,
+        begin_trial=partial(Trial, delegate=settings.delegate),
         counters=lambda: {
             **source.counters,
             "bytes_sent": uplink.bytes_sent + session.bytes_sent,
@@ -123,6 +129,8 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
     try:
         service.start()
         session.start()
+        if lamp is not None:
+            lamp.start()
         uplink.start()
         give_back()
         log_book.info("service.started", device=device, slots=sorted(service.slots))
@@ -130,13 +138,15 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
             scored = service.turn(time.monotonic())
             health.tick("owner")
             service.listen(0.0 if scored else settings.idle_ms / 1000)
-            if not session.alive or not uplink.alive:
+            if not (session.alive and uplink.alive and (lamp is None or lamp.alive)):
                 log_book.error("thread.died", session=session.alive, uplink=uplink.alive)
                 process.fail(ExitCode.THREAD_DIED)
     finally:
         service.stop()
         uplink.stop()
         session.stop(presence.will())
+        if lamp is not None:
+            lamp.stop(local.status(device, SERVICE, "offline"))
         source.close()
         reader.close()
         log.close()
@@ -161,6 +171,7 @@ def _connect(
         root=root,
         subscribe=lambda *filters: session.subscribe(*filters) if session else None,
         unsubscribe=lambda *filters: session.unsubscribe(*filters) if session else None,
+        capability=lambda: capability(settings),
         clock=clock,
         journal=log_book,
     )
@@ -178,6 +189,17 @@ def _connect(
         will=presence.will(),
     )
     return source, session, presence
+
+
+def _connect_locally(settings: InferenceSettings) -> Session | None:
+    """A connection to the device's own broker, where one is set."""
+    if not settings.local_mqtt.host:
+        return None
+    return Session(
+        settings.local_mqtt,
+        f"{settings.fleet}/{settings.device}/{SERVICE}/local",
+        will=local.status(settings.device, SERVICE, "offline"),
+    )
 
 
 if __name__ == "__main__":

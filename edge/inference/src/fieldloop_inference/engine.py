@@ -17,12 +17,14 @@ import numpy as np
 from fieldloop_contract.errors import Isolate
 from fieldloop_contract.manifest import MODEL_FILE, Manifest
 from fieldloop_contract.messages import ModelRef
+from fieldloop_inference.monitor import Notes
 from fieldloop_scoring.runners import Runner, open_runner
 from fieldloop_scoring.scorer import Scored, Scorer
 from fieldloop_scoring.windows import Window
 from fieldloop_update import Bundle
 
 LATENCIES_KEPT: Final = 512
+NOTHING_NOTED: Final = Notes()
 _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
 
@@ -38,10 +40,12 @@ class Engine:
         Isolate: the bundle is damaged, or its model does not load.
     """
 
-    def __init__(self, bundle: Bundle, *, runtime: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, runtime: str, threads: int, delegate: str = "") -> None:
         self.ref: ModelRef = bundle.ref
         self.manifest: Manifest = bundle.manifest
-        self.runner: Runner = open_runner(bundle.read(MODEL_FILE), threads=threads, runtime=runtime)
+        self.runner: Runner = open_runner(
+            bundle.read(MODEL_FILE), threads=threads, runtime=runtime, delegate=delegate
+        )
         self._scorer = Scorer(bundle.manifest, self.runner)
         self.windows = 0
         self.errors = 0
@@ -82,11 +86,19 @@ class Engine:
         p50, p99 = np.percentile(list(self._latencies_us), [50, 99])
         return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}
 
-    def row(self, window: Window, scored: Scored, latency_us: float, head: str) -> bytes:
+    def row(
+        self,
+        window: Window,
+        scored: Scored,
+        latency_us: float,
+        head: str,
+        notes: Notes = NOTHING_NOTED,
+    ) -> bytes:
         """A result row as compact JSON, without seq.
 
         Args:
             head: the row's beginning, of `row_head`.
+            notes: what the slot adds; without an alarm of its own the row has the crossing.
         """
         parts = [
             head,
@@ -101,10 +113,17 @@ class Engine:
             parts.append(',"probabilities":' + _dumps(scored.probabilities))
         if scored.score is not None:
             parts.append(',"score":' + _dumps(scored.score))
-        if scored.alarm is not None:
-            parts.append(',"alarm":true' if scored.alarm else ',"alarm":false')
+        alarm = scored.alarm if notes.alarm is None else notes.alarm
+        if alarm is not None:
+            parts.append(',"alarm":true' if alarm else ',"alarm":false')
         if scored.values is not None:
             parts.append(',"values":' + _dumps(scored.values))
+        if notes.running is not None:
+            parts.append(',"running":true' if notes.running else ',"running":false')
+        if notes.regime is not None:
+            parts.append(',"regime":' + _dumps(notes.regime))
+        if notes.calibration is not None:
+            parts.append(f',"calibration":"{notes.calibration}"')
         valid = "true" if scored.valid else "false"
         parts.append(f',"latency_us":{latency_us:.1f},"valid":{valid}}}')
         return "".join(parts).encode()

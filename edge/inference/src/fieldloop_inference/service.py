@@ -21,14 +21,16 @@ from fieldloop_contract.desired import SlotOrder
 from fieldloop_contract.errors import FixConfiguration, MalformedMessage, OutOfSpace, RetryLater
 from fieldloop_contract.ids import check_id
 from fieldloop_contract.messages import Capability, Reported
-from fieldloop_inference.serving import Serving, Source, Tools
+from fieldloop_inference.local import Outlet, listen
+from fieldloop_inference.serving import Serving
 from fieldloop_inference.settings import InferenceSettings
+from fieldloop_inference.tools import Source, Tools
 from fieldloop_inference.trials import Trial
 from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.mqtt import Connected, Disconnected, Received, Session
 from fieldloop_runtime.presence import Presence
-from fieldloop_scoring.runners import choose_runtime
+from fieldloop_scoring.runners import check_delegate, choose_runtime
 from fieldloop_update import Missing, Ordered, Ready, Refused
 
 SERVICE: Final = "inference"
@@ -45,6 +47,7 @@ class Inference:
     Args:
         source: orders and bundles; `fieldloop_update.ModelSource`.
         session: the control connection, or None without MQTT.
+        local: the connection to the device's own broker, or None without one.
         take_orders: what the uplink asks the log to do.
         counters: further figures for the report.
         begin_trial: starts the trial of a candidate.
@@ -60,6 +63,7 @@ class Inference:
         clock: SystemClock,
         journal: Journal,
         session: Session | None = None,
+        local: Session | None = None,
         presence: Presence | None = None,
         take_orders: Callable[[], list[Any]] = list,
         counters: Callable[[], dict[str, int]] = dict,
@@ -73,6 +77,8 @@ class Inference:
         self._clock = clock
         self._journal = journal
         self._session = session
+        self._local = local
+        self._outlet = Outlet(settings.device, SERVICE, local) if local is not None else None
         self._presence = presence
         self._take_orders = take_orders
         self._counters = counters
@@ -82,6 +88,8 @@ class Inference:
         self._maintained_s = self._reported_s = float("-inf")
         source_protocol: Source = source
         self._tools = Tools(
+            fleet=settings.fleet,
+            device=settings.device,
             source=source_protocol,
             log=log,
             reader=reader,
@@ -93,6 +101,9 @@ class Inference:
             backlog=settings.backlog,
             skip_rows_max=settings.skip_rows_max,
             shadow_windows=settings.shadow_windows,
+            samples=settings.samples,
+            delegate=settings.delegate,
+            outlet=self._outlet,
             begin_trial=begin_trial,
         )
 
@@ -137,6 +148,7 @@ class Inference:
             scored += slot.score(time.monotonic() + self._settings.batch_ms / 1000)
         self.windows += scored
         self._commit()
+        self._show()
         self._keep()
         if now_s - self._maintained_s >= MAINTAIN_EVERY_S:
             self._maintained_s = now_s
@@ -151,6 +163,12 @@ class Inference:
             if self._noise.allow():
                 self._journal.warning("log.out_of_space", error=str(error))
 
+    def _show(self) -> None:
+        """Bring the device's own broker up to date."""
+        if self._outlet is not None and self._local is not None:
+            listen(self._local, self._outlet, self._settings.device, SERVICE)
+            self._outlet.step(self._log.durable_seq)
+
     # Orders.
 
     def _obey(self, outcome: Ordered | Ready | Refused | Missing) -> None:
@@ -163,8 +181,8 @@ class Inference:
             data: dict[str, Any] = {"code": outcome.code, "reason": outcome.reason}
             if outcome.ref is not None:
                 data["model"] = outcome.ref.model_dump(include={"name", "version", "digest"})
-                for slot in self.slots.values():
-                    slot.refused(outcome.ref, outcome.code, outcome.reason)
+                for slot in self.slots.values() if outcome.final else ():
+                    slot.refused(outcome.ref, outcome.reason)
             self.emit("update.refused", SERVICE, data)
             self._journal.warning("update.refused", **data)
         else:
@@ -237,9 +255,11 @@ def capability(settings: InferenceSettings) -> Capability:
     """What this device can run.
 
     Raises:
-        FixConfiguration: no TFLite runtime is installed.
+        FixConfiguration: no TFLite runtime is installed, or not the delegate that is asked for.
     """
     runtime = choose_runtime(settings.runtime)
+    if settings.delegate:
+        check_delegate(settings.delegate, runtime=settings.runtime)
     memory_bytes = 0
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemTotal:"):
@@ -250,6 +270,7 @@ def capability(settings: InferenceSettings) -> Capability:
         machine=platform.machine(),
         python=platform.python_version(),
         memory_bytes=memory_bytes,
+        delegates=[settings.delegate] if settings.delegate else [],
         disk_free_bytes=shutil.disk_usage(settings.update.dir).free,
     )
 

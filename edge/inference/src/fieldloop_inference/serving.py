@@ -12,13 +12,11 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
-from fieldloop_buffer import Entry, Kind, Log, Reader, unpack_frame
+from fieldloop_buffer import Entry, Kind
 from fieldloop_contract.desired import SlotOrder
 from fieldloop_contract.errors import (
     FieldloopError,
@@ -31,56 +29,22 @@ from fieldloop_contract.manifest import Manifest
 from fieldloop_contract.messages import ModelRef, SlotState
 from fieldloop_inference import slots
 from fieldloop_inference.engine import Engine, row_head, same_windows
-from fieldloop_inference.feed import Feed, Policy
+from fieldloop_inference.feed import Feed
+from fieldloop_inference.fitness import unfit
+from fieldloop_inference.monitor import Monitor, Notes
 from fieldloop_inference.persist import dump_position, dump_slot, load_position, load_slot
+from fieldloop_inference.reporting import slot_state
+from fieldloop_inference.sampling import Sampling
 from fieldloop_inference.slots import Phase, Slot
+from fieldloop_inference.tools import Tools
 from fieldloop_inference.trials import Trial
 from fieldloop_inference.watch import Watch, agree
-from fieldloop_runtime.journal import Journal, Throttle
+from fieldloop_runtime.journal import Throttle
+from fieldloop_scoring.scorer import Scored
 from fieldloop_scoring.windows import Position, Window
-from fieldloop_update import Bundle
 
 REFETCH_S: Final = 60.0
 EVENTS_PER_STEP_MAX: Final = 20
-STILL_COMING: Final = ("download.deadline", "chunk.damaged", "space.exhausted")
-"""Refusals after which the download goes on by itself."""
-
-
-class Source(Protocol):
-    """What a slot asks of `fieldloop_update.ModelSource`."""
-
-    def fetch(self, ref: ModelRef) -> None:
-        """Begin a download."""
-
-    def cancel(self, ref: ModelRef) -> None:
-        """Stop a download."""
-
-    def bundle(self, ref: ModelRef) -> Bundle | None:
-        """The bundle if it is complete on disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What all slots of the service share.
-
-    Attributes:
-        emit: writes an event: type, stream, data.
-        now_ns: UTC in ns as the device believes.
-        begin_trial: starts a trial; what it returns has `poll` and `stop`.
-    """
-
-    source: Source
-    log: Log
-    reader: Reader
-    emit: Callable[[str, str, dict[str, Any]], None]
-    now_ns: Callable[[], int]
-    journal: Journal
-    runtime: str
-    threads: int
-    backlog: Policy
-    skip_rows_max: int
-    shadow_windows: int
-    begin_trial: Callable[..., Any] = Trial
 
 
 class Serving:
@@ -110,7 +74,9 @@ class Serving:
         self._dirty = False
         self._refetch_s = 0.0
         self._noise = Throttle(60)
-        self._totals = {"windows": 0, "errors": 0}
+        self._monitor = Monitor(name, fleet=tools.fleet, device=tools.device)
+        self._sampling = Sampling(name, tools, tools.samples)
+        self._totals = {"windows": 0, "errors": 0, "samples": 0}
 
     # Life.
 
@@ -123,10 +89,21 @@ class Serving:
             position = log.state(self._key("position"))
             self._position = load_position(position) if position else None
             self._streams = dict(json.loads(log.state(self._key("streams")) or "{}"))
+            monitor = log.state(self._key("monitor"))
+            if monitor:
+                self._monitor.load(monitor)
+            self._monitor.commissioning.load(
+                log.state(self._key("calibration")) or "",
+                lambda why: self._tools.journal.error(
+                    "calibration.lost", slot=self.name, error=why
+                ),
+            )
+            self._monitor.load_drift(log.state(self._key("drift")) or "")
         except (MalformedMessage, ValueError) as error:
             self._tools.journal.error("slot.state_lost", slot=self.name, error=str(error))
             self.slot = Slot()
         self._apply(slots.Restarted())
+        self._show_alarm(self._tools.log.durable_seq)
 
     def stop(self) -> None:
         """End cleanly: the candidate is not to blame for this end of the process."""
@@ -134,7 +111,7 @@ class Serving:
             self._trial.stop()
             self._trial = None
         self._apply(slots.Stopped())
-        self.stage()
+        self.stage(force=True)
 
     def _key(self, what: str) -> str:
         return f"{what}:{self.name}"
@@ -149,6 +126,7 @@ class Serving:
             self._tools.log.set_state(self._key("streams"), json.dumps(self._streams))
             if self._engine is not None and self._engine.ref == order.model:
                 self._set_feed(self._engine.manifest)
+                self._monitor.serve(self._engine.manifest, order.model, self._stream())
         self._apply(slots.Order(order.model, tuple(order.lift), tuple(recalled)))
 
     def fetched(self, ref: ModelRef) -> None:
@@ -156,10 +134,9 @@ class Serving:
         if self.slot.phase is Phase.FETCHING:
             self._apply(slots.Fetched(ref))
 
-    def refused(self, ref: ModelRef, code: str, reason: str) -> None:
-        """A bundle cannot be had, for now or at all."""
-        if code not in STILL_COMING:
-            self._apply(slots.FetchRefused(ref, reason))
+    def refused(self, ref: ModelRef, reason: str) -> None:
+        """A bundle cannot be had as it was ordered; one that is only delayed is not refused."""
+        self._apply(slots.FetchRefused(ref, reason))
 
     def poll(self, now_s: float) -> None:
         """Look after the trial and the download."""
@@ -251,7 +228,8 @@ class Serving:
         bundle = self._tools.source.bundle(ref)
         if bundle is None:
             raise Isolate("its files are gone", code="bundle.absent")
-        return Engine(bundle, runtime=self._tools.runtime, threads=self._tools.threads)
+        tools = self._tools
+        return Engine(bundle, runtime=tools.runtime, threads=tools.threads, delegate=tools.delegate)
 
     def _serve(self, ref: ModelRef | None) -> slots.Event | None:
         """Make `ref` the model of the next window. What was loaded already is not loaded again."""
@@ -259,6 +237,7 @@ class Serving:
         left = self._engine
         if ref is None:
             self._engine = self._shadow = None
+            self._monitor.serve(None, None, self._stream())
             return None
         engine = next((e for e in loaded if e is not None and e.ref == ref), None)
         if engine is None:
@@ -274,6 +253,7 @@ class Serving:
         self._watch = Watch(engine.manifest.limits.latency_ms_max)
         self._last_window = None
         self._set_feed(engine.manifest)
+        self._monitor.serve(engine.manifest, ref, self._stream())
         return None
 
     def _set_feed(self, manifest: Manifest) -> None:
@@ -310,25 +290,7 @@ class Serving:
         bundle = self._tools.source.bundle(ref)
         if bundle is None:
             return "its files are gone"
-        inputs = bundle.manifest.inputs
-        if len(inputs) != 1:
-            return f"the model takes {len(inputs)} streams, a slot feeds one"
-        spec = inputs[0]
-        stream = self._streams.get(spec.name, spec.name)
-        chunk = self._tools.reader.read(None, kinds=(Kind.FRAME,), streams=(stream,), limit=1)
-        if not chunk.rows:
-            return ""  # not known yet; the feed says so when frames come
-        frame = unpack_frame(chunk.rows[-1].payload)
-        if frame.channels != len(spec.channels):
-            return (
-                f"the model takes {len(spec.channels)} channels, stream {stream} gives "
-                f"{frame.channels}"
-            )
-        if not np.isclose(frame.rate_hz, spec.rate_hz, rtol=1e-6):
-            return (
-                f"the model takes {spec.rate_hz:g} Hz, stream {stream} gives {frame.rate_hz:g} Hz"
-            )
-        return ""
+        return unfit(bundle.manifest, self._tools.reader, self._streams)
 
     def _begin_trial(self) -> slots.Event | None:
         ref = self.slot.candidate
@@ -370,7 +332,7 @@ class Serving:
         at = self._feed.position() if self._feed is not None else None
         return at if at is not None else self._position
 
-    def stage(self) -> None:
+    def stage(self, *, force: bool = False) -> None:
         """Put position and state beside the results that the next commit stores."""
         log = self._tools.log
         position = self.position()
@@ -380,6 +342,13 @@ class Serving:
         if self._dirty:
             self._dirty = False
             log.set_state(self._key("slot"), dump_slot(self.slot))
+        if self._monitor.changed:
+            log.set_state(self._key("monitor"), self._monitor.dump())
+        if self._monitor.commissioning.changed:
+            log.set_state(self._key("calibration"), self._monitor.commissioning.dump())
+        counts = self._monitor.take_drift(force=force)
+        if counts is not None:
+            log.set_state(self._key("drift"), counts)
 
     def score(self, until_s: float) -> int:
         """Score what waits, until a moment of the monotonic clock. Returns the windows scored."""
@@ -404,6 +373,9 @@ class Serving:
         for gap in self._feed.take_gaps() if self._feed is not None else ():
             self._tools.emit(gap.type, self._stream(), {"slot": self.name, "reason": gap.reason})
             self._tools.journal.warning(gap.type, slot=self.name, reason=gap.reason)
+        self._tell(
+            self._tools.log.durable_seq
+        )  # what a change of model brought, or an earlier life
         self.stage()
         return done
 
@@ -416,64 +388,105 @@ class Serving:
 
     def _score_next(self) -> int:
         """Score the window that waits longest; it leaves the queue when its result is taken."""
-        window, engine = self._waiting[0], self._engine
+        window, engine, monitor = self._waiting[0], self._engine, self._monitor
         assert engine is not None
+        notes = monitor.look(window)
+        if monitor.skips(notes):
+            self._waiting.popleft()
+            monitor.count(notes)
+            self.stage()
+            return 1
         scored, latency_us = engine.score(window)
         if self.slot.phase is Phase.PROBATION:
-            last, self._last_window = self._last_window, window
-            changed = last is None or not np.array_equal(last.samples, window.samples)
-            fault = engine.last_error if not scored.valid else ""
-            fault = fault or self._watch.judge(scored, latency_us, changed=changed)
+            fault = self._fault(engine, window, scored, latency_us, notes)
             if fault:
                 # The window stays in the queue: the previous model scores it, in the next turn.
                 self._totals["errors"] += 1
                 self._apply(slots.Fault(fault))
                 return 0
-        payload = engine.row(window, scored, latency_us, self._heads[0])
-        stream = self._stream()
-        self._tools.log.append(Entry(Kind.RESULT, stream, window.t0_ns, payload))
+        notes = monitor.judge(window, scored, notes)
+        payload = engine.row(window, scored, latency_us, self._heads[0], notes)
+        seq = self._tools.log.append(Entry(Kind.RESULT, self._stream(), window.t0_ns, payload))
         self._waiting.popleft()
-        self.stage()  # before the next append, which may have to commit
+        monitor.count(notes)
         self._totals["windows"] += 1
         self._totals["errors"] += not scored.valid
+        self.stage()  # before the next append, which may have to commit
+        if self._tools.outlet is not None:
+            self._tools.outlet.result(self.name, seq, payload)
+        self._tell(seq)
+        self._totals["samples"] += self._sampling.offer(
+            window,
+            scored,
+            notes,
+            drifting=monitor.drifting,
+            ref=engine.ref,
+            stream=self._stream(),
+        )
+        self._gather_evidence(window, scored, notes)
+        return 1
+
+    def _fault(
+        self, engine: Engine, window: Window, scored: Scored, latency_us: float, notes: Notes
+    ) -> str:
+        """What is wrong with a model on probation after this window, or ""."""
+        last, self._last_window = self._last_window, window
+        # An idle machine gives the same window and the same output for hours.
+        changed = notes.counts and (
+            last is None or not np.array_equal(last.samples, window.samples)
+        )
+        fault = engine.last_error if not scored.valid else ""
+        return fault or self._watch.judge(scored, latency_us, changed=changed)
+
+    def _gather_evidence(self, window: Window, scored: Scored, notes: Notes) -> None:
+        """Count a window for the model on probation or in the shadow; idle ones count for none."""
+        if not notes.counts:
+            return
         if self.slot.phase is Phase.PROBATION:
             self._apply(slots.ServedWell())
         elif self.slot.phase is Phase.SHADOW and self._shadow is not None:
             beside, beside_us = self._shadow.score(window)
-            row = self._shadow.row(window, beside, beside_us, self._heads[1])
-            self._tools.log.append(Entry(Kind.RESULT, stream, window.t0_ns, row))
+            own = Notes(running=notes.running, regime=notes.regime)
+            row = self._shadow.row(window, beside, beside_us, self._heads[1], own)
+            self._tools.log.append(Entry(Kind.RESULT, self._stream(), window.t0_ns, row))
             if beside.valid:
                 self._apply(slots.ShadowScored(agree(scored, beside)))
             else:
                 self._apply(slots.Fault(self._shadow.last_error or "output that is not finite"))
-        return 1
+
+    def _tell(self, seq: int) -> None:
+        """Write the monitor's events, which are due after row `seq`."""
+        if not self._monitor.waits:
+            return
+        for type_ in self._monitor.tell(self._tools.emit):
+            self._tools.journal.info(type_, slot=self.name, stream=self._stream())
+        self.stage()
+        self._show_alarm(seq)
+
+    def _show_alarm(self, seq: int) -> None:
+        monitor = self._monitor
+        if self._tools.outlet is not None and (monitor.alarms or monitor.since_ns):
+            self._tools.outlet.alarm(
+                self.name, seq, alarm=monitor.alarm, stream=monitor.stream, t_ns=monitor.since_ns
+            )
 
     # Report.
 
     def report(self) -> SlotState:
         """The slot as the cloud sees it."""
-        slot = self.slot
-        counts = dict(self._totals)
-        if slot.phase is Phase.SHADOW or slot.agreed:
-            counts.update(shadow=slot.scored, agreed=slot.agreed)
-        if slot.phase is Phase.PROBATION:
-            counts.update(probation=slot.scored)
-        counts["needed"] = slot.needed
-        if self._engine is not None:
-            counts["xnnpack"] = int(self._engine.xnnpack)
-        if self._feed is not None:
-            counts.update(breaks=self._feed.breaks, rows=self._feed.rows_read)
-        reason = slot.reason
-        if self._feed is not None and self._feed.unfit:
-            reason = self._feed.unfit
-        return SlotState(
-            slot=self.name,
-            state=slot.phase.value,
-            active=slot.active,
-            candidate=slot.candidate,
-            previous=slot.previous,
-            reason=reason,
-            counts=counts,
-            latency_us=self._engine.latency_us() if self._engine is not None else {},
+        engine, feed = self._engine, self._feed
+        counts, latency_us = dict(self._totals), {}
+        if engine is not None:
+            counts["xnnpack"] = int(engine.xnnpack)
+            latency_us = engine.latency_us()
+        if feed is not None:
+            counts.update(breaks=feed.breaks, rows=feed.rows_read)
+        return slot_state(
+            self.name,
+            self.slot,
+            self._monitor,
+            counts,
+            latency_us,
+            unfit=feed.unfit if feed is not None else "",
             document_version=self.document_version,
         )

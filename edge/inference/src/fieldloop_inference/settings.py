@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fieldloop_buffer import LogSettings, UplinkSettings
+from fieldloop_inference.selection import SampleSettings
 from fieldloop_runtime.settings import (
     HealthSettings,
     IdentitySettings,
@@ -15,10 +16,19 @@ from fieldloop_runtime.settings import (
 from fieldloop_update import UpdateSettings
 
 
+class LocalMqttSettings(MqttSettings):
+    """The device's own broker, for those who shall see results with the cloud out of reach."""
+
+    host: str = Field(
+        default="", description="host name of the device's own broker; empty switches it off"
+    )
+
+
 class InferenceSettings(IdentitySettings):
     """Everything that the service reads from its environment."""
 
     mqtt: MqttSettings = Field(default_factory=MqttSettings)
+    local_mqtt: LocalMqttSettings = Field(default_factory=LocalMqttSettings)
     log: LogSettings
     uplink: UplinkSettings = Field(default_factory=UplinkSettings)
     update: UpdateSettings = Field(default_factory=UpdateSettings)
@@ -27,6 +37,9 @@ class InferenceSettings(IdentitySettings):
     root_file: str = Field(description="the fleet's trusted root metadata (root.json)")
     runtime: Literal["auto", "litert", "tflite"] = Field(
         default="auto", description="TFLite runtime; auto takes the one that is installed"
+    )
+    delegate: str = Field(
+        default="", description="delegate by its entry point, such as edgetpu; empty for none"
     )
     threads: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="CPU threads of a model"
@@ -46,6 +59,7 @@ class InferenceSettings(IdentitySettings):
     idle_ms: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=20, description="ms to wait for something to do"
     )
+    samples: SampleSettings = Field(default_factory=SampleSettings)
     trust_clock: bool = Field(
         default=False, description="a person vouches for the clock, whatever the kernel says"
     )

@@ -85,11 +85,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def try_model(manifest: Manifest, files: dict[str, bytes], runtime: str, threads: int) -> Verdict:
+def try_model(
+    manifest: Manifest, files: dict[str, bytes], runtime: str, threads: int, delegate: str = ""
+) -> Verdict:
     """All checks, in this process."""
     figures: dict[str, float] = {}
     try:
-        _check(manifest, files, runtime, threads, figures)
+        _check(manifest, files, runtime, threads, delegate, figures)
     except FixConfiguration as error:
         return Verdict(False, str(error), fault=False, figures=figures)
     except FieldloopError as error:
@@ -102,12 +104,13 @@ def _check(
     files: dict[str, bytes],
     runtime: str,
     threads: int,
+    delegate: str,
     figures: dict[str, float],
 ) -> None:
     """Raise for the first check that fails; figures are filled in on the way."""
     peak_before = _peak_bytes()
     check_bundle(manifest, files)
-    runner = open_runner(files[MODEL_FILE], threads=threads, runtime=runtime)
+    runner = open_runner(files[MODEL_FILE], threads=threads, runtime=runtime, delegate=delegate)
     scorer = Scorer(manifest, runner)
     report = check_golden(manifest, files[GOLDEN_FILE], runner)
     if math.isfinite(report.worst):
@@ -188,7 +191,7 @@ def _peak_bytes() -> int:
 
 
 def run(request: dict[str, Any]) -> Verdict:
-    """Answer one request: manifest (text), dir, runtime, threads."""
+    """Answer one request: manifest (text), dir, runtime, threads, delegate."""
     manifest = parse_manifest(request["manifest"].encode())
     folder = Path(request["dir"])
     try:
@@ -200,7 +203,13 @@ def run(request: dict[str, Any]) -> Verdict:
     except OSError as error:
         return Verdict(False, f"the bundle cannot be read: {error}", fault=False)
     limit_resources(manifest.limits.memory_bytes_max, manifest.limits.trial_seconds_max)
-    return try_model(manifest, files, str(request["runtime"]), int(request["threads"]))
+    return try_model(
+        manifest,
+        files,
+        str(request["runtime"]),
+        int(request["threads"]),
+        str(request.get("delegate", "")),
+    )
 
 
 def main() -> int:

@@ -27,7 +27,14 @@ class Trial:
     """One child. `poll` until it gives a verdict, or `stop` it."""
 
     def __init__(
-        self, manifest: Manifest, folder: str, *, runtime: str, threads: int, now_s: float
+        self,
+        manifest: Manifest,
+        folder: str,
+        *,
+        runtime: str,
+        threads: int,
+        now_s: float,
+        delegate: str = "",
     ) -> None:
         self.deadline_s = now_s + manifest.limits.trial_seconds_max + START_GRACE_S
         request = {
@@ -35,6 +42,7 @@ class Trial:
             "dir": folder,
             "runtime": runtime,
             "threads": threads,
+            "delegate": delegate,
         }
         # Files rather than pipes: neither side can ever block on the other.
         self._out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop

@@ -30,9 +30,11 @@ class Scored:
     Attributes:
         task: of the manifest.
         label: the most probable class (classification).
-        probabilities: by label (classification).
+        probabilities: by label (classification), of the `top_k` most probable ones, where the
+            manifest asks for that, most probable first.
         score: probability of the label (classification), or the anomaly score.
-        alarm: whether the score is above the threshold, where there is one (anomaly).
+        alarm: whether the score is above the threshold, where there is one (anomaly): a crossing,
+            of which `alarms` makes an alarm.
         values: by output, or by label of an output with several (regression).
         valid: False where an input or output was not finite; then nothing else is set.
     """
@@ -118,11 +120,18 @@ class Scorer:
     def _classify(self, output: NDArray[np.float32]) -> Scored:
         probabilities = output.tolist()
         best = int(output.argmax())
-        labels = self.manifest.outputs[0].labels
+        spec = self.manifest.outputs[0]
+        labels = spec.labels
+        if spec.top_k is None:
+            by_label = dict(zip(labels, probabilities, strict=True))
+        else:
+            # Stable, so that of equal ones the first is first, as argmax has it.
+            order = np.argsort(-output, kind="stable")[: spec.top_k].tolist()
+            by_label = {labels[i]: probabilities[i] for i in order}
         return Scored(
             "classification",
             label=labels[best],
-            probabilities=dict(zip(labels, probabilities, strict=True)),
+            probabilities=by_label,
             score=probabilities[best],
         )
 

@@ -7,6 +7,7 @@ float32; it quantizes and dequantizes by the tensors' own parameters. It belongs
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,22 +116,37 @@ def choose_runtime(runtime: str = "auto") -> str:
     return runtime
 
 
-def open_runner(model: bytes, *, threads: int = 1, runtime: str = "auto") -> Runner:
+def open_runner(
+    model: bytes, *, threads: int = 1, runtime: str = "auto", delegate: str = ""
+) -> Runner:
     """Load a model.
 
     Args:
         model: bytes of a `.tflite` file, already checked against their signed digest.
         threads: CPU threads of the kernels.
         runtime: "auto", "litert" or "tflite".
+        delegate: name of a delegate's entry point (`delegates`), such as "edgetpu"; "" for none.
 
     Raises:
-        FixConfiguration: the runtime is not installed.
+        FixConfiguration: the runtime is not installed, or the delegate cannot be had.
         Isolate: the bytes are no model, or one that this runtime cannot run.
     """
     if choose_runtime(runtime) == "litert":
         from fieldloop_scoring.runners import litert  # noqa: PLC0415 - one runtime per process
 
-        return litert.open_model(model, threads)
+        return litert.open_model(model, threads, delegate)
     from fieldloop_scoring.runners import tflite  # noqa: PLC0415 - one runtime per process
 
-    return tflite.open_model(model, threads)
+    return tflite.open_model(model, threads, delegate)
+
+
+def check_delegate(delegate: str, *, runtime: str = "auto") -> None:
+    """Open a delegate and let it go, so that a service can refuse to start without it.
+
+    Raises:
+        FixConfiguration: it cannot be had, or the runtime is not installed.
+    """
+    from fieldloop_scoring.runners.delegates import open_delegate  # noqa: PLC0415 - rarely used
+
+    module = importlib.import_module(f"{_MODULES[choose_runtime(runtime)]}.interpreter")
+    open_delegate(delegate, module.load_delegate)

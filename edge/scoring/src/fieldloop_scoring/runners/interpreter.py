@@ -36,21 +36,31 @@ class InterpreterRunner:
         interpreter_class: `Interpreter` of ai_edge_litert or tflite_runtime.
         name: "litert" or "tflite".
         version: of the installed runtime.
+        delegate: name and object of one that was asked for.
 
     Raises:
         Isolate: the bytes are no model that this runtime can run.
     """
 
     def __init__(
-        self, interpreter_class: Any, model: bytes, threads: int, *, name: str, version: str
+        self,
+        interpreter_class: Any,
+        model: bytes,
+        threads: int,
+        *,
+        name: str,
+        version: str,
+        delegate: tuple[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.version = version
+        self._asked = [delegate[0]] if delegate is not None else []
         if model[4:8] != _HEADER:
             raise Isolate("not a TFLite file", code="model.unreadable")
 
         def make() -> Any:
-            made = interpreter_class(model_content=model, num_threads=threads)
+            given = {"experimental_delegates": [delegate[1]]} if delegate is not None else {}
+            made = interpreter_class(model_content=model, num_threads=threads, **given)
             made.allocate_tensors()
             return made
 
@@ -73,9 +83,9 @@ class InterpreterRunner:
 
     @property
     def delegates(self) -> list[str]:
-        """`["xnnpack"]` where XNNPACK took part of the graph."""
+        """The delegate that was asked for, or `xnnpack` where XNNPACK took part of the graph."""
         names = {str(op["op_name"]) for op in self._graph()}
-        return ["xnnpack"] if names & set(_DELEGATE_OPS) else []
+        return self._asked or (["xnnpack"] if names & set(_DELEGATE_OPS) else [])
 
     def ops(self) -> list[OpCount]:
         """The operators of the file, delegated or not, by name."""

@@ -11,10 +11,11 @@ from importlib.metadata import version
 import numpy as np
 
 from fieldloop_contract.errors import FixConfiguration
+from fieldloop_scoring.runners.delegates import open_delegate
 from fieldloop_scoring.runners.interpreter import InterpreterRunner
 
 
-def open_model(model: bytes, threads: int) -> InterpreterRunner:
+def open_model(model: bytes, threads: int, delegate: str = "") -> InterpreterRunner:
     """Load a model; see `fieldloop_scoring.runners.open_runner`.
 
     Raises:
@@ -26,8 +27,13 @@ def open_model(model: bytes, threads: int) -> InterpreterRunner:
             code="runtime.numpy",
             hint="install numpy<2",
         )
-    from tflite_runtime.interpreter import Interpreter  # noqa: PLC0415 - one runtime per process
+    from tflite_runtime.interpreter import Interpreter, load_delegate  # noqa: PLC0415 - large
 
     return InterpreterRunner(
-        Interpreter, model, threads, name="tflite", version=version("tflite-runtime")
+        Interpreter,
+        model,
+        threads,
+        name="tflite",
+        version=version("tflite-runtime"),
+        delegate=(delegate, open_delegate(delegate, load_delegate)) if delegate else None,
     )

@@ -1,0 +1,129 @@
+"""A slot learns its machine, judges by what it learnt, and goes back to it with its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fieldloop_buffer import Kind
+from fieldloop_contract.calibration import Calibration
+from fieldloop_contract.frames import Frame
+from fieldloop_contract.manifest import CalibrationRule
+from fieldloop_inference.slots import Phase
+from fieldloop_scoring.calibrating import fit
+from support.bundles import frame, make_bundle
+from support.device import Bench, InstantTrial
+
+RULE = {"windows": 40, "factor": 8.0, "threshold_min": 0.0, "threshold_max": 1.0}
+RUNNING = {"feature": "deviation", "above": 0.3}
+
+
+def noise(level: float, count: int, first: int) -> list[Frame]:
+    rng = np.random.default_rng(first + 1)
+    samples = rng.normal(0, level, (count, 16, 3)).astype(np.float32)
+    return [frame(s, 10**18, 16 * (first + i)) for i, s in enumerate(samples)]
+
+
+def watcher(version: int = 1, **rule: Any) -> Any:
+    output = {"name": "residual", "kind": "reconstruction", "threshold": 1e-6}
+    return make_bundle(
+        "autoencoder",
+        version=version,
+        task="anomaly",
+        outputs=[output],
+        running_when=RUNNING,
+        calibration={**RULE, **rule},
+    )
+
+
+def records(bench: Bench) -> list[Calibration]:
+    rows = [e["data"] for e in bench.rows(Kind.EVENT) if e["type"] == "calibration.made"]
+    made = [Calibration.model_validate(r["record"]) for r in rows]
+    assert [m.digest() for m in made] == [r["digest"] for r in rows]
+    return made
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    device = Bench(tmp_path, begin_trial=InstantTrial).open()
+    yield device
+    device.close()
+    device.input.close()
+
+
+def test_a_slot_commissions_then_judges_by_its_own_record(bench: Bench) -> None:
+    bench.put(noise(1.0, 21, 0))
+    ref = bench.source.add(*watcher())
+    bench.source.order(ref)
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    (state,) = bench.service.reported().slots
+    assert state.reason == "COMMISSIONING: 20 of 40 running windows"
+    assert not any(r["alarm"] for r in bench.results()), "though above the manifest's threshold"
+    bench.close(cleanly=False)
+    bench.open()
+    bench.put(noise(0.01, 10, 21) + noise(1.0, 40, 31))
+    bench.idle()
+    (record,) = records(bench)
+    assert bench.slot.report().reason == "CALIBRATED"
+    rows = bench.results()
+    judged = [r for r in rows if r.get("calibration")]
+    assert {r["calibration"] for r in judged} == {record.digest()}
+    # The cloud makes the same record of the same rows.
+    named = [
+        r["score"]
+        for r in rows
+        if r["running"] and record.seq_first <= r["seq_first"] and r["seq_last"] <= record.seq_last
+    ]
+    assert len(named) == record.windows == 40
+    again = fit(named, CalibrationRule(**RULE))
+    assert (again.centre, again.scale, again.threshold) == (
+        record.centre,
+        record.scale,
+        record.threshold,
+    )
+    assert not any(r["alarm"] for r in judged)
+    bench.put(noise(4.0, 10, 71))
+    bench.idle()
+    assert bench.results()[-1]["alarm"] is True
+
+
+def test_a_rollback_restores_model_and_record_together(bench: Bench) -> None:
+    bench.put(noise(1.0, 60, 0))
+    first = bench.source.add(*watcher())
+    second = bench.source.add(*watcher(2, windows=8))
+    bench.source.order(first)
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    bench.source.order(second)
+    bench.until(Phase.SHADOW)
+    bench.put(noise(1.0, 60, 60))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    one, two = records(bench)
+    assert (one.model, two.model) == (first, second)
+    assert bench.results()[-1]["calibration"] == two.digest()
+    bench.close()
+    bench.open()
+    bench.source.order(first)
+    bench.put(noise(1.0, 5, 120))
+    bench.idle()
+    last = bench.results()[-1]
+    assert (last["model"]["version"], last["calibration"]) == (1, one.digest())
+    assert len(records(bench)) == 2
+
+
+def test_damaged_records_are_commissioned_again(bench: Bench) -> None:
+    bench.put(noise(1.0, 60, 0))
+    bench.source.order(bench.source.add(*watcher()))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    bench.log.set_state("calibration:main", '{"records":[{"v":1}]}')
+    bench.log.commit(force=True)
+    bench.close(cleanly=False)
+    bench.open()
+    assert bench.slot.report().reason == "COMMISSIONING: 0 of 40 running windows"
