@@ -152,7 +152,15 @@ class DeliveryProcess:
                 )
             )
 
-    def windows(self, device: str, ref: ModelRef, count: int, *, valid: bool = True) -> None:
+    def windows(
+        self,
+        device: str,
+        ref: ModelRef,
+        count: int,
+        *,
+        valid: bool = True,
+        running: bool | None = None,
+    ) -> None:
         """What telemetry would store of results."""
         rows = []
         for _ in range(count):
@@ -172,7 +180,7 @@ class DeliveryProcess:
                     "score": None,
                     "latency_us": 100.0,
                     "valid": valid,
-                    "document": {},
+                    "document": {} if running is None else {"running": running},
                 }
             )
         with self.store.begin() as connection:

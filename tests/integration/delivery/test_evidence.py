@@ -64,6 +64,13 @@ def test_windows_count_by_the_digest_in_the_result(fleet):
     assert evidence.new.latency_us == 100.0
 
 
+def test_windows_of_a_stopped_machine_are_evidence_for_nothing(fleet):
+    fleet.online("pump-1")
+    fleet.windows("pump-1", NEW, 3, running=True)
+    fleet.windows("pump-1", NEW, 9, running=False)
+    assert seen(fleet).new.windows == 3
+
+
 def test_windows_before_the_rollout_do_not_count(fleet):
     fleet.online("pump-1")
     fleet.windows("pump-1", NEW, 3)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, select
+from sqlalchemy import ColumnElement, and_, case, func, select, true
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.messages import Reported, SlotState, from_object
@@ -95,6 +95,8 @@ def _tallies(
         r.slot == rollout.slot,
         r.role == "active",
         r.received_ns >= since_ns,
+        # A window of a stopped machine is evidence for nothing.
+        func.coalesce(r.document["running"].as_boolean(), true()).is_(True),
         version,
     )
     counts = (
