@@ -59,7 +59,9 @@ def demo(
     the second model is better on recordings that no training ever saw. Exit status 0 only if the
     books balance, the rollout completed and accuracy rose.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGINT too: a shell that starts a command in the background has it ignored.
+        signal.signal(number, _interrupt)
     journal.configure("ERROR", sys.stderr)
     root = _fresh(folder)
     with Screen() as screen:
