@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Cloud:
         self.session.publish(topic, desired, retain=True)
 
 
-def test_signed_models_are_installed_swapped_and_report(
+def test_signed_models_are_installed_swapped_and_report_and_a_replayed_order_is_named(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
     bench = Bench(tmp_path, begin_trial=InstantTrial)
@@ -50,7 +51,10 @@ def test_signed_models_are_installed_swapped_and_report(
     items, written = frames(2000), 0
     path = tmp_path / "inference.sqlite"
 
-    def wait_for(event: str, version: int) -> None:
+    def of_version(version: int) -> Callable[[dict[str, Any]], bool]:
+        return lambda data: data["model"]["version"] == version
+
+    def wait_for(event: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Write frames as a sensor does until the service tells of `event`."""
         nonlocal written
         end_s = time.monotonic() + 60
@@ -58,17 +62,20 @@ def test_signed_models_are_installed_swapped_and_report(
             bench.put(items[written : written + 4])
             written += 4
             told = [e for e in stored(path, Kind.EVENT) if e["type"] == event]
-            if any(e["data"]["model"]["version"] == version for e in told):
+            if any(wanted(e["data"]) for e in told):
                 return
             time.sleep(0.1)
         raise AssertionError([e["type"] for e in stored(path, Kind.EVENT)])
 
     service = Process(bench, mosquitto.port)
     try:
-        cloud.order(1, cloud.offer(*make_bundle()))
-        wait_for("model.activated", 1)
+        first = cloud.offer(*make_bundle())
+        cloud.order(1, first)
+        wait_for("model.activated", of_version(1))
         cloud.order(2, cloud.offer(*make_bundle("better", version=2)))
-        wait_for("model.activated", 2)
+        wait_for("model.activated", of_version(2))
+        cloud.order(1, first)  # as an attacker would who kept it
+        wait_for("update.refused", lambda data: data["code"].startswith("desired."))
         time.sleep(1)
         output = service.end()
     finally:
