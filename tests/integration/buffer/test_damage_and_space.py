@@ -472,7 +472,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         if os.environ.get("CI"):
             pytest.fail("a small tmpfs cannot be mounted (needs CAP_SYS_ADMIN)")
-        pytest.skip("a small tmpfs cannot be mounted here")
+        pytest.skip("machine: a small tmpfs cannot be mounted here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

@@ -33,7 +33,7 @@ def test_the_edge_tpu_is_an_entry_point_like_any_other() -> None:
 
 # The runtimes' own Delegate complains when what never was loaded is deleted.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.skipif(_edge_tpu_is_here(), reason="its library is installed here")
+@pytest.mark.skipif(_edge_tpu_is_here(), reason="machine: its library is installed here")
 def test_a_delegate_without_its_library_is_refused_and_does_not_fall_back_to_the_cpu() -> None:
     with pytest.raises(FixConfiguration, match="edgetpu cannot be had") as caught:
         open_runner(model("good"), delegate="edgetpu")
