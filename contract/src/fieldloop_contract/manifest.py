@@ -261,7 +261,13 @@ class Lineage(Message):
 
 
 class Manifest(Message):
-    """The signed description of one model version."""
+    """The signed description of one model version.
+
+    `drift_reference` is what `fieldloop_scoring.driftlimit.drift_reference` makes: `kind`, `bins`
+    and `edges` of the first input's normalised channels, and `policy` (`decorrelation_windows`,
+    `count_windows`, `raise_count`, `raise_of`, and `limit` where one is known). Devices watch for
+    drift only where there is a policy.
+    """
 
     v: Literal[1] = CONTRACT_VERSION
     name: Id

@@ -13,7 +13,9 @@ from fieldloop_contract.errors import FixConfiguration, MalformedMessage
 from fieldloop_scoring.drift import Policy, Report, Watch, merge, parse, score_bin
 from fieldloop_scoring.driftlimit import (
     SECONDS_PER_YEAR,
+    Budget,
     decorrelation_windows,
+    drift_reference,
     fit_limit,
     share_beyond,
 )
@@ -191,3 +193,32 @@ def test_a_budget_that_the_data_cannot_tell_is_refused() -> None:
         fit_limit(data, policy, window_period_s=1, triggers_per_year=0.1, block=10)
     with pytest.raises(FixConfiguration, match="too few"):
         fit_limit(data[:10], policy, window_period_s=1, triggers_per_year=1e6, block=10)
+
+
+def test_training_writes_a_reference_that_a_device_watches_by() -> None:
+    runs = [walk(700, 0.8, seed) for seed in range(5)]
+    document = drift_reference(
+        runs,
+        window_period_s=1.0,
+        budget=Budget(triggers_per_year=2.0, count_windows=40),
+        replicates=200,
+    )
+    parsed = parse(json.loads(json.dumps(document)))
+    assert parsed is not None
+    reference, policy = parsed
+    assert policy.limit is not None
+    assert policy.decorrelation_windows > 3  # (1 + rho) / (1 - rho) = 9 for the level
+    same = Watch(reference, policy)
+    assert not any(j.changed for j in reports(walk(9_000, 0.8, 90), same))
+    other = Watch(reference, policy)
+    assert any(j.changed for j in reports(walk(9_000, 0.8, 91) + np.float32(1.5), other))
+
+
+def test_without_data_enough_a_device_reports_and_the_reference_says_why() -> None:
+    document = drift_reference([walk(30, 0.0, 1)], window_period_s=1.0, budget=Budget(1e-6))
+    parsed = parse(document)
+    assert parsed is not None
+    assert parsed[1].limit is None
+    assert "replicates" in document["no_limit"]
+    with pytest.raises(FixConfiguration, match="no windows"):
+        drift_reference([np.empty((0, 8, 2), np.float32)], window_period_s=1.0)

@@ -16,7 +16,9 @@ the data's correlation is short against the time of a report; blocks have to be 
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,79 @@ from fieldloop_scoring.drift import Policy
 from fieldloop_scoring.sketch import Reference, Sketch
 
 SECONDS_PER_YEAR: Final = 31_557_600.0
+REFERENCE_WINDOWS_MAX: Final = 1_000
+"""Windows of a drawn reference; fewer than there are only make the limit more careful."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How rare false triggers have to be, and how long a device may take to tell of drift.
+
+    Attributes:
+        triggers_per_year: false confirmed triggers that a device may have in a year of running.
+        count_windows: counted windows of a report.
+        raise_count, raise_of: reports beyond the limit that confirm drift.
+    """
+
+    triggers_per_year: float = 0.5
+    count_windows: int = 200
+    raise_count: int = 3
+    raise_of: int = 5
+
+
+def drift_reference(
+    runs: Sequence[NDArray[np.float32]],
+    *,
+    window_period_s: float,
+    budget: Budget | None = None,
+    replicates: int = 500,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """What training writes to `Manifest.drift_reference`: bins, policy, and the limit of the index.
+
+    One window is counted in each decorrelation time of the windows' means and deviations, here as
+    on the device; blocks are as long as the cube root of the counted windows (the order that P.
+    Hall, J. L. Horowitz and B.-Y. Jing, "On blocking rules for the bootstrap with dependent data",
+    Biometrika 82, 1995, 561-574, find best for a variance), and at least 2.
+
+    Args:
+        runs: of the first input, running windows without a fault, normalised, in the order of
+            time; float32[n, window_samples, channels] for each unbroken run of a device.
+        window_period_s: seconds from one window to the next: `hop_samples / rate_hz`.
+        budget: `Budget()` by default.
+
+    Returns:
+        `kind`, `bins` and `edges` (`sketch`), `policy` (`drift.Policy`). Where the data cannot tell
+        a limit for such a budget, the policy has none, so that devices report and never trigger,
+        and `no_limit` says why.
+
+    Raises:
+        FixConfiguration: no window at all.
+    """
+    if not sum(len(run) for run in runs):
+        raise FixConfiguration("a drift reference of no windows", code="drift.data")
+    budget = budget or Budget()
+    windows = np.concatenate([run for run in runs if len(run)])
+    figures = np.concatenate([windows.mean(axis=1), windows.std(axis=1)], axis=1)
+    stride = decorrelation_windows(figures.astype(np.float64))
+    counted = windows[stride - 1 :: stride] if len(windows) >= stride else windows
+    policy = Policy(
+        stride, budget.count_windows, None, raise_count=budget.raise_count, raise_of=budget.raise_of
+    )
+    document = Reference.of(windows).to_object()
+    try:
+        limit = fit_limit(
+            counted,
+            policy,
+            window_period_s=window_period_s,
+            triggers_per_year=budget.triggers_per_year,
+            block=max(2, round(len(counted) ** (1 / 3))),
+            replicates=replicates,
+            seed=seed,
+        )
+    except FixConfiguration as error:
+        return {**document, "policy": policy.to_object(), "no_limit": str(error)}
+    return {**document, "policy": replace(policy, limit=limit).to_object()}
 
 
 def decorrelation_windows(series: NDArray[np.float64]) -> int:
@@ -113,8 +188,9 @@ def fit_limit(
         )
     rng = np.random.default_rng(seed)
     drawn = np.empty(replicates)
+    size = min(len(counted), REFERENCE_WINDOWS_MAX)
     for index in range(replicates):
-        reference = Reference.of(counted[_blocks(rng, len(counted), len(counted), block)])
+        reference = Reference.of(counted[_blocks(rng, len(counted), size, block)])
         live = Sketch(reference)
         live.add(counted[_blocks(rng, len(counted), policy.count_windows, block)])
         drawn[index] = live.psi().max()
