@@ -22,6 +22,8 @@ CHUNK_BYTES_MAX = 32 * 1024
 MANIFEST_BYTES_MAX = 512 * 1024
 MODEL_BYTES_MAX = 256 << 20
 FILES_MAX = 8
+RESIDUALS_MAX = 512
+"""Statistics of residuals by channel in one score."""
 MODEL_FILE, GOLDEN_FILE = "model.tflite", "golden.npz"
 
 Version = Annotated[int, Field(ge=1, le=(1 << 53))]
@@ -163,20 +165,60 @@ class CalibrationRule(Message):
         return self
 
 
+class Residuals(Message):
+    """How the residuals of an output become an anomaly score, in float after the tensor.
+
+    A residual is what happened minus what the model says, both normalised. `against` tells what
+    happened: the `input`, its last samples (`input_end`, for a forecast), or the output `target`
+    (what the graph itself derived, such as a spectrum; one residual is then one channel).
+    `statistics` are taken by channel over the samples of a window, in the order given, channels
+    within; each is `(statistic - centre) / scale`. `weights`, where there are any, are rows over
+    these. The score is the mean, or the largest, of their squares.
+    """
+
+    against: Literal["input", "input_end", "output"] = "input"
+    target: Id | None = None
+    statistics: list[Literal["mean", "deviation", "rms"]] = Field(min_length=1, max_length=3)
+    centre: list[Finite] = Field(min_length=1, max_length=RESIDUALS_MAX)
+    scale: list[Positive] = Field(min_length=1, max_length=RESIDUALS_MAX)
+    weights: list[list[Finite]] = Field(default_factory=list, max_length=RESIDUALS_MAX)
+    aggregate: Literal["mean", "max"] = "mean"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Residuals:
+        n = len(self.centre)
+        if len(self.scale) != n or any(len(row) != n for row in self.weights):
+            raise ValueError("residuals have one centre, scale and weight for each statistic")
+        if n % len(self.statistics):
+            raise ValueError("residuals have as many channels in each statistic")
+        if (self.against == "output") != (self.target is not None):
+            raise ValueError("residuals against an output name it as their target")
+        return self
+
+
 class Output(Message):
     """One output and what it means. `labels` are in the order of the tensor's last axis.
 
-    Results carry the `top_k` most probable labels only, where it is given.
+    Results carry the `top_k` most probable labels only, where it is given. A `reconstruction` is
+    scored by its mean squared residual, a `residual` output as its `residuals` say; `features` are
+    what other outputs are compared with.
     """
 
     name: Id
     tensor: Text = ""
-    kind: Literal["probabilities", "score", "reconstruction", "value"]
+    kind: Literal["probabilities", "score", "reconstruction", "value", "residual", "features"]
+    residuals: Residuals | None = None
     labels: list[Text] = Field(default_factory=list, max_length=1_000)
     threshold: Finite | None = None
     unit: Text = "1"
     alarm: AlarmRule | None = None
     top_k: Annotated[int, Field(ge=1, le=1_000)] | None = None
+
+    @model_validator(mode="after")
+    def _compares(self) -> Output:
+        if (self.kind == "residual") != (self.residuals is not None):
+            raise ValueError("an output of kind residual, and no other, says how it is scored")
+        return self
 
     @model_validator(mode="after")
     def _clears(self) -> Output:
@@ -294,7 +336,15 @@ class Manifest(Message):
         if self.calibration is not None and self.task != "anomaly":
             raise ValueError("only an anomaly model is calibrated")
         self._check_running()
+        self._check_targets()
         return self
+
+    def _check_targets(self) -> None:
+        named = {output.name for output in self.outputs}
+        for output in self.outputs:
+            target = output.residuals.target if output.residuals else None
+            if target is not None and (target not in named or target == output.name):
+                raise ValueError(f"residuals are against no output: {target}")
 
     def _check_running(self) -> None:
         rule = self.running_when

@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fieldloop_contract.errors import RejectedInput
-from fieldloop_contract.manifest import Channel
+from fieldloop_contract.manifest import Channel, Limits, Output
 from fieldloop_models import augmentation
 from fieldloop_models.normalisation import fit_normalisation
 from fieldloop_models.recipe import (
+    Checkpoints,
     Examples,
     Normalise,
     RecipeSettings,
     Report,
+    Reuse,
+    Start,
+    Task,
     Trained,
     WindowPlan,
 )
@@ -66,7 +70,9 @@ class ActivityCnn:
     """Classification with small 1-D convolutions."""
 
     name = "activity_cnn"
-    task = "classification"
+    task: Task = "classification"
+    reuse = Reuse()
+    calibration_share = 0.0
     settings_type = ActivityCnnSettings
 
     def __init__(self, settings: ActivityCnnSettings) -> None:
@@ -82,15 +88,22 @@ class ActivityCnn:
         s = self.settings
         return WindowPlan(s.window_samples, s.hop_samples, s.gap_tolerance_periods)
 
+    def limits(self) -> Limits:
+        """What the model may cost on a device."""
+        return Limits(latency_ms_max=50.0, memory_bytes_max=64 << 20)
+
     def train(
         self,
         examples: Examples,
         *,
         channels: Sequence[Channel],
         labels: Sequence[str],
+        rate_hz: float,  # noqa: ARG002 - of the protocol
         normalise: Normalise,
         seed: int,
         report: Report,
+        start: Start | None = None,  # noqa: ARG002 - of the protocol
+        checkpoints: Checkpoints | None = None,  # noqa: ARG002 - of the protocol
     ) -> Trained:
         """Fit normalisation and network.
 
@@ -98,7 +111,7 @@ class ActivityCnn:
             RejectedInput: one class, too few windows, a value that is not finite, or a constant
                 channel; said before any epoch.
         """
-        fit = ~examples.validation
+        fit = examples.fit
         samples, targets = examples.samples[fit], examples.labels[fit]
         check_classes(targets, labels)
         affine = fit_normalisation(
@@ -124,7 +137,8 @@ class ActivityCnn:
             seed=seed,
             report=report,
         )
-        return Trained(model=model, normalisation=affine, history=history)
+        output = Output(name="activity", kind="probabilities", labels=list(labels))
+        return Trained(model, affine, history, outputs=(output,))
 
     def _augment(
         self, samples: NDArray[np.float32], starts: list[int], rng: np.random.Generator

@@ -37,8 +37,8 @@ def main(folder: Path) -> None:
     recipe = load_recipe("activity_cnn", SETTINGS)
     trained = recipe.train(
         Examples(samples, labels, np.arange(len(labels)), validation),
-        channels=CHANNELS, labels=list(SWINGS_HZ), normalise=normalise, seed=3,
-        report=lambda _: None,
+        channels=CHANNELS, labels=list(SWINGS_HZ), rate_hz=50.0, normalise=normalise,
+        seed=3, report=lambda _: None,
     )  # fmt: skip
     held, wanted = windows(20, seed=2)
     inputs = normalise(held, trained.normalisation)

@@ -221,6 +221,7 @@ def _train(
         examples,
         channels=prepared.dataset.spec.channels,
         labels=prepared.dataset.labels,
+        rate_hz=prepared.dataset.spec.rate_hz,
         normalise=normalise,
         seed=settings.seed,
         report=progress.report,

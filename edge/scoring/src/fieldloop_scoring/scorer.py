@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fieldloop_contract.errors import Isolate
 from fieldloop_contract.manifest import Input, Manifest, Output
 from fieldloop_scoring.normalisation import Affine
+from fieldloop_scoring.residuals import ResidualScore
 from fieldloop_scoring.runners import Runner, TensorInfo
 
 Task = Literal["classification", "anomaly", "regression"]
@@ -74,6 +75,9 @@ class Scorer:
             _check_input(spec, runner.inputs[at])
         for output, at in zip(manifest.outputs, self._from_output, strict=True):
             _check_output(manifest, output, runner.outputs[at])
+        _check_residuals(manifest, [runner.outputs[at] for at in self._from_output])
+        rule = manifest.outputs[0].residuals
+        self._rule = None if rule is None else ResidualScore(rule)
         self._ordered: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._affines)
 
     def normalised(self, *samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -142,10 +146,28 @@ class Scorer:
         if spec.kind == "reconstruction":
             residual = tensors[0].reshape(-1) - output
             score = float(np.mean(np.square(residual, dtype=np.float64)))
+        elif self._rule is not None:
+            score = self._rule(self.residuals(tensors, outputs))
         else:
             score = float(output[0])
         alarm = None if spec.threshold is None else score > spec.threshold
         return Scored("anomaly", score=score, alarm=alarm, values=self._values(outputs) or None)
+
+    def residuals(
+        self, tensors: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """What happened minus what the first output says, flat float32[k], both normalised.
+
+        Args:
+            tensors: as `normalised` gives them.
+            outputs: as `raw` gives them; the first is of kind `reconstruction` or `residual`.
+        """
+        rule = self.manifest.outputs[0].residuals
+        happened = tensors[0].reshape(-1)
+        if rule is not None and rule.target is not None:
+            names = [output.name for output in self.manifest.outputs]
+            happened = outputs[names.index(rule.target)]
+        return happened[happened.size - outputs[0].size :] - outputs[0]
 
     def _values(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Outputs of kind `value`, by name, or by label where an output has several numbers."""
@@ -183,18 +205,44 @@ def _check_input(spec: Input, info: TensorInfo) -> None:
 
 
 def _check_output(manifest: Manifest, spec: Output, info: TensorInfo) -> None:
-    size = math.prod(max(1, n) for n in info.shape)
-    if spec.kind == "reconstruction":
-        window = manifest.inputs[0]
+    size, wanted = _size(info), max(1, len(spec.labels))
+    rule, window = spec.residuals, manifest.inputs[0]
+    if spec.kind == "features":
+        wanted = size
+    elif spec.kind == "reconstruction" or (rule is not None and rule.against == "input"):
         wanted = window.window_samples * len(window.channels)
-    else:
-        wanted = max(1, len(spec.labels))
+    elif rule is not None:
+        channels = len(rule.centre) // len(rule.statistics)
+        wanted = max(size - size % channels, channels)
     if size != wanted:
         raise Isolate(
             f"output {spec.name}: the tensor {list(info.shape)} has {size} numbers, the manifest "
             f"says {wanted}",
             code="model.shape",
         )
+
+
+def _check_residuals(manifest: Manifest, infos: Sequence[TensorInfo]) -> None:
+    """Whether there is something for each number of the first output to be compared with."""
+    rule, window = manifest.outputs[0].residuals, manifest.inputs[0]
+    if rule is None:
+        return
+    channels, size = len(rule.centre) // len(rule.statistics), _size(infos[0])
+    if rule.target is None:
+        fits = channels == len(window.channels) and size <= window.window_samples * channels
+    else:
+        names = [output.name for output in manifest.outputs]
+        fits = _size(infos[names.index(rule.target)]) == size
+    if not fits:
+        raise Isolate(
+            f"output {manifest.outputs[0].name}: its {size} numbers, in {channels} channels, do "
+            "not fit what they are compared with",
+            code="model.shape",
+        )
+
+
+def _size(info: TensorInfo) -> int:
+    return math.prod(max(1, n) for n in info.shape)
 
 
 def _core(shape: Sequence[int]) -> tuple[int, ...]:
