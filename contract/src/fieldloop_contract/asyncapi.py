@@ -118,6 +118,35 @@ def _payload(channel: str) -> dict[str, Any]:
     return _frames_schema()
 
 
+def _add_notices(
+    channels: dict[str, Any],
+    operations: dict[str, Any],
+    messages: dict[str, Any],
+    parameters: dict[str, Any],
+) -> None:
+    """What the services of the cloud tell people; no device sends or receives it."""
+    what = "what a service of the cloud tells people, as one CloudEvent"
+    service = {"description": "id of the service: delivery, machines"}
+    channels["notices"] = {
+        "address": f"{ROOT}/{{fleet}}/_cloud/{{service}}/notices",
+        "description": what,
+        "parameters": {"fleet": parameters["fleet"], "service": service},
+        "messages": {"notices": {"$ref": "#/components/messages/notices"}},
+    }
+    messages["notices"] = {
+        "name": "notices",
+        "summary": what,
+        "contentType": "application/json",
+        "payload": {"$ref": _REF.format(model="Event")},
+    }
+    operations["receive-notices"] = {
+        "action": "receive",
+        "summary": f"a subscriber receives {what}",
+        "channel": {"$ref": "#/channels/notices"},
+        "bindings": {"mqtt": {"qos": 1, "retain": False, "bindingVersion": "0.2.0"}},
+    }
+
+
 def document() -> dict[str, Any]:
     """The whole AsyncAPI document."""
     parameters = {
@@ -176,6 +205,7 @@ def document() -> dict[str, Any]:
             "channel": {"$ref": f"#/channels/{name}"},
             "bindings": {"mqtt": {"qos": 1, "retain": True, "bindingVersion": "0.2.0"}},
         }
+    _add_notices(channels, operations, messages, parameters)
     return {
         "asyncapi": "3.0.0",
         "info": {

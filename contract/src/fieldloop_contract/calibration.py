@@ -25,6 +25,10 @@ class Calibration(Message):
     windows lie between the row `seq_first` and the row `seq_last` of the input log's `epoch` (at
     the end `epoch_last`), both inclusive; there are `windows` of them. `centre` is their median,
     `scale` 1.4826 times the median absolute deviation, `scores` counts them by logarithmic bin.
+
+    A record that the cloud made says by which `method`, over which rows it passed (`excluded`, spans
+    of time), and the `figures` that the threshold follows from; in one that a device made by itself
+    these are absent.
     """
 
     v: Literal[1] = CONTRACT_VERSION
@@ -46,6 +50,9 @@ class Calibration(Message):
     threshold: Finite
     scores: dict[Text, Count] = Field(default_factory=dict, max_length=200)
     regime: Text | None = None
+    method: Text | None = None
+    excluded: list[tuple[TimeNs, TimeNs]] | None = Field(default=None, max_length=100)
+    figures: dict[Text, Finite] | None = Field(default=None, max_length=32)
 
     def digest(self) -> str:
         """sha256 of the encoded record: its identity."""
