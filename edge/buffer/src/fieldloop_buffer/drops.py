@@ -32,7 +32,7 @@ class DropNotes:
 
     def snapshot(self) -> str:
         """A copy, to go back to when a transaction is rolled back."""
-        return json.dumps(self._notes)
+        return json.dumps(self._notes) if self._notes else "{}"
 
     def restore(self, snapshot: str) -> None:
         """Go back."""

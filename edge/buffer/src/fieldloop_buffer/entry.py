@@ -28,6 +28,8 @@ class Kind(StrEnum):
     ANNOTATION = "annotation"
     SAMPLE = "sample"
 
+    __hash__ = str.__hash__  # that of Enum is Python code, and each row looks its code up
+
 
 CHANNEL_OF: dict[Kind, str] = {
     Kind.FRAME: "frames",

@@ -9,7 +9,7 @@ deleting either at a bound changes nothing here. Owner thread only.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fieldloop_buffer.entry import SEQ_MAX, row_id
 from fieldloop_contract.messages import LedgerTotals
@@ -30,11 +30,27 @@ class Account:
     pending: int = 0
     withheld: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    drops_changed: bool = False
+
+    def copy(self) -> Account:
+        """Another one of the same figures."""
+        return Account(
+            self.no,
+            self.epoch,
+            self.next_seq,
+            self.durable_seq,
+            self.stored,
+            self.pending,
+            self.withheld,
+            dict(self.dropped),
+            self.drops_changed,
+        )
 
     def drop(self, cause: str, n: int) -> None:
         """Count `n` rows as dropped."""
         if n:
             self.dropped[cause] = self.dropped.get(cause, 0) + n
+            self.drops_changed = True
 
     def totals(self) -> LedgerTotals:
         """As it is reported."""
@@ -76,10 +92,7 @@ class Books:
 
     def snapshot(self) -> dict[int, Account]:
         """A copy, to go back to when a transaction is rolled back."""
-        return {
-            no: replace(account, dropped=dict(account.dropped))
-            for no, account in self.accounts.items()
-        }
+        return {no: account.copy() for no, account in self.accounts.items()}
 
     def by_epoch(self, epoch: str) -> Account | None:
         """The account of an epoch, None for one that is not known here."""
@@ -115,7 +128,8 @@ class Books:
                 account.no,
             ),
         )
-        if account.dropped:
+        if account.drops_changed:
+            account.drops_changed = False
             self._db.executemany(
                 "INSERT INTO drops (no, cause, n) VALUES (?, ?, ?)"
                 " ON CONFLICT (no, cause) DO UPDATE SET n = excluded.n",

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fieldloop_buffer import quarantine
@@ -29,7 +28,15 @@ from fieldloop_buffer.accounting import (
     wanted_again,
 )
 from fieldloop_buffer.deadletters import DeadLetter, DeadLetters, reject_counts
-from fieldloop_buffer.entry import CODE_OF, PAYLOAD_BYTES_MAX, SEQ_MAX, Entry, row_id, split_id
+from fieldloop_buffer.entry import (
+    CODE_OF,
+    PAYLOAD_BYTES_MAX,
+    SEQ_BITS,
+    SEQ_MAX,
+    Entry,
+    row_id,
+    split_id,
+)
 from fieldloop_buffer.events import event_entry
 from fieldloop_buffer.ledger import Account
 from fieldloop_buffer.logfile import LogFile
@@ -37,7 +44,7 @@ from fieldloop_buffer.orders import Damaged, Order
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.ranges import Range, runs
 from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
-from fieldloop_buffer.rowstore import STREAMS_MAX, Dropped, RowTuple
+from fieldloop_buffer.rowstore import Dropped, RowStore, RowTuple
 from fieldloop_buffer.settings import LogSettings, Policy
 from fieldloop_contract.errors import LimitExceeded, OutOfSpace
 from fieldloop_contract.ids import check_id
@@ -66,7 +73,8 @@ class Log:
         self._source = source
         self._service = source.rpartition("/")[2]
         self._journal = journal
-        self._buffer: list[tuple[int, Entry, bool]] = []
+        self._buffer: list[RowTuple] = []
+        self._refused: list[tuple[int, str]] = []
         self._buffer_bytes = 0
         self._states: dict[str, str] = {}
         self._letters = DeadLetters()
@@ -74,8 +82,10 @@ class Log:
         self._written_s = self._synced_s = float("-inf")
         self._next_seq = 1
         self._epoch_no = 0
-        self._streams: set[str] = set()
-        self._any_refused = False
+        self._at_s = 0
+        self._store: RowStore | None = None
+        self._stream_nos: dict[str, int] = {}
+        self._generation = 0
         self._file = LogFile(settings, policies, journal, self._tell)
         self._buffer_bytes_max = self._file.bounds.buffer_bytes_max
 
@@ -104,7 +114,7 @@ class Log:
         source = f"{fleet}/{device}/{service}"
         log = cls(settings, source, policies or {}, journal or Journal("log"))
         log._file.attach()
-        log._streams.update(log._file.store.streams())
+        log._rebind()
         return log
 
     # ---- writing -------------------------------------------------------------------------------
@@ -149,39 +159,48 @@ class Log:
         size = len(entry.payload)
         if size > PAYLOAD_BYTES_MAX:
             raise LimitExceeded(f"a row of {size} bytes", code="log.payload")
-        if entry.stream not in self._streams:
+        if entry.stream not in self._stream_nos:
             self._admit_stream(entry.stream)
-        too_many = len(self._buffer) >= BUFFER_ROWS_MAX
+        too_many = len(self._buffer) + len(self._refused) >= BUFFER_ROWS_MAX
         if too_many or self._buffer_bytes + size > self._buffer_bytes_max:
             self.commit(force=True)
-        if self._seq() > SEQ_MAX:
+        if self._next_seq > SEQ_MAX:
             self.commit(force=True)
             self._file.next_epoch("seq exhausted")
         return self._take(entry)
 
-    def _admit_stream(self, stream: str) -> None:
+    def _admit_stream(self, stream: str) -> int:
         check_id(stream, "stream")
-        if len(self._streams) >= STREAMS_MAX:
-            raise LimitExceeded("too many streams in one log", code="log.streams")
-        self._streams.add(stream)
+        no = self._stream_nos[stream] = self._file.store.stream_no(stream)
+        return no
 
     def _take(self, entry: Entry) -> int:
-        seq = self._seq()
-        self._next_seq += 1
-        refused = self._file.full and self._file.policy(entry.stream) == "drop_newest"
-        if refused:
-            entry = replace(entry, payload=b"")
-            self._any_refused = True
-        self._buffer.append((row_id(self._epoch_no, seq), entry, refused))
-        self._buffer_bytes += ROW_OVERHEAD_BYTES + len(entry.payload)
+        if self._file.generation != self._generation:
+            self._rebind()
+        seq = self._next_seq
+        self._next_seq = seq + 1
+        key = self._epoch_no << SEQ_BITS | seq
+        if self._file.full and self._file.policy(entry.stream) == "drop_newest":
+            self._refused.append((key, entry.stream))
+            self._buffer_bytes += ROW_OVERHEAD_BYTES
+        else:
+            self._buffer.append(self._tuple(key, entry))
+            self._buffer_bytes += ROW_OVERHEAD_BYTES + len(entry.payload)
         return seq
 
-    def _seq(self) -> int:
-        """The next seq of the current epoch, which may be another than a moment ago."""
-        account = self._file.account
-        if account.no != self._epoch_no:
-            self._epoch_no, self._next_seq = account.no, account.next_seq
-        return self._next_seq
+    def _rebind(self) -> None:
+        """Follow the file into another epoch, or to another file, which numbers streams anew."""
+        file, old = self._file, self._store
+        if file.store is not old:
+            names = old.names() if old is not None else {}
+            self._buffer = [
+                (*row[:2], file.store.stream_no(names[row[2]]), *row[3:]) for row in self._buffer
+            ]
+            self._store, self._stream_nos = file.store, {}
+        self._generation = file.generation
+        self._at_s = int(file.clock.now_s)
+        if file.account.no != self._epoch_no:
+            self._epoch_no, self._next_seq = file.account.no, file.account.next_seq
 
     def _tell(self, type_: str, data: dict[str, Any]) -> None:
         """Take an event about the log itself; it waits for the next commit like any other."""
@@ -216,7 +235,9 @@ class Log:
 
     def _due(self, now_s: float, force: bool) -> tuple[bool, bool]:
         """Whether to write, and whether to sync."""
-        waits = bool(self._buffer or self._states or self._letters or self._file.notes)
+        waits = bool(
+            self._buffer or self._refused or self._states or self._letters or self._file.notes
+        )
         if force or self.settings.mode == "durable":
             return waits, waits or self._unsynced
         interval_s = self.settings.commit_interval_ms / 1000
@@ -236,21 +257,24 @@ class Log:
                 code="space.pinned",
                 hint="input is refused until the reader ends its transaction",
             )
-        first_seq = self._seq()
+        if file.generation != self._generation:
+            self._rebind()
+        first_seq = self._next_seq
+        both: tuple[Sequence[tuple[Any, ...]], ...] = (self._buffer, self._refused)
         # Keys ascend, so that the first one shows whether any belongs to an older epoch.
         touched = {self._epoch_no}
-        if self._buffer and split_id(self._buffer[0][0])[0] != self._epoch_no:
-            touched |= {split_id(key)[0] for key, _, _ in self._buffer}
+        if any(rows[0][0] >> SEQ_BITS != self._epoch_no for rows in both if rows):
+            touched |= {row[0] >> SEQ_BITS for rows in both for row in rows}
         # Readers take all of an older epoch as durable, so what still belongs to one is synced.
         full = full or len(touched) > 1
         with file.transaction(full=full):
-            store.insert([self._tuple(k, e) for k, e, refused in self._buffer if not refused])
-            if self._any_refused:
-                self._refuse([(k, e.stream) for k, e, refused in self._buffer if refused])
+            store.insert(self._buffer)
+            if self._refused:
+                self._refuse()
             self._write_state()
             if self._letters:
                 self._letters.write(file.db)
-            file.make_room(bytes_to_free(file.room.usage(), file.bounds), "size")
+            file.keep_bound(self._buffer_bytes)
             told = self._tell_drops(first_seq)
             for no in touched:
                 account = store.books.accounts[no]
@@ -259,38 +283,33 @@ class Log:
                 store.books.save(account)
         self._next_seq = first_seq + told
         self._buffer.clear()
+        self._refused.clear()
         self._buffer_bytes = 0
-        self._any_refused = False
         self._states.clear()
         self._letters.written()
         self._unsynced = not full
 
     def _tuple(self, key: int, entry: Entry) -> RowTuple:
-        kind = CODE_OF[entry.kind]
-        crc = checksum(key, kind, entry.t_ns, entry.withheld, entry.payload)
-        return (
-            key,
-            kind,
-            self._file.store.stream_no(entry.stream),
-            entry.t_ns,
-            int(self._file.clock.now_s),
-            int(entry.withheld),
-            crc,
-            entry.payload,
-        )
+        kind, t_ns, payload = CODE_OF[entry.kind], entry.t_ns, entry.payload
+        withheld = 1 if entry.withheld else 0
+        stream_no = self._stream_nos.get(entry.stream) or self._admit_stream(entry.stream)
+        crc = checksum(key, kind, t_ns, entry.withheld, payload)
+        return (key, kind, stream_no, t_ns, self._at_s, withheld, crc, payload)
 
-    def _refuse(self, refused: Sequence[tuple[int, str]]) -> None:
+    def _refuse(self) -> None:
         """Count entries that were refused at the bound: produced, and dropped."""
-        for key, _ in refused:
+        for key, _ in self._refused:
             no, seq = split_id(key)
             account = self._file.store.books.accounts[no]
             account.next_seq = max(account.next_seq, seq + 1)
             account.drop("newest", 1)
-        streams = Counter(stream for _, stream in refused)
-        dropped = Dropped(streams, runs(key for key, _ in refused))
+        streams = Counter(stream for _, stream in self._refused)
+        dropped = Dropped(streams, runs(key for key, _ in self._refused))
         self._file.notes.add("newest", dropped, self._file.store.books)
 
     def _write_state(self) -> None:
+        if not self._states:
+            return
         self._file.db.executemany(
             "INSERT INTO state (key, value) VALUES (?, ?)"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -436,6 +455,7 @@ class Log:
         """
         file = self._file
         now_s = file.clock.feed(now_ns)
+        self._at_s = int(now_s)
         expired = file.store.older_than(int(now_s - self.settings.age_max_s))
         over = bytes_to_free(file.room.usage(), file.bounds)
         if (expired or over) and file.room.admit(_COMMIT_OVERHEAD_BYTES):

@@ -20,7 +20,7 @@ from fieldloop_buffer.connection import FAILURES, open_writer, sync_folder, tran
 from fieldloop_buffer.drops import DropNotes
 from fieldloop_buffer.identity import file_fingerprint, machine_fingerprint
 from fieldloop_buffer.ledger import Account
-from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, Bounds, LogClock, enough
+from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, Bounds, LogClock, bytes_to_free, enough
 from fieldloop_buffer.room import Room
 from fieldloop_buffer.rowstore import RowStore
 from fieldloop_buffer.settings import LogSettings, Policy
@@ -30,6 +30,7 @@ from fieldloop_runtime.journal import Journal, Throttle
 
 COMPLAINTS_MAX = 3
 _FULL_CHECK_S = 60.0
+_LOOK_BYTES = 32 * 1024
 T = TypeVar("T")
 Tell = Callable[[str, dict[str, Any]], None]
 
@@ -44,6 +45,7 @@ class LogFile:
     Attributes:
         account: the books of the current epoch.
         full: at the bound with nothing left to delete: `drop_newest` streams are refused.
+        generation: grows with each other file and each other epoch.
     """
 
     db: sqlite3.Connection
@@ -61,6 +63,7 @@ class LogFile:
         tell: Tell,
     ) -> None:
         self.full = False
+        self.generation = 0
         self.quarantined = 0
         self.out_of_space = 0
         self.bounds = Bounds.of(settings.bytes_max, settings.reserve_bytes)
@@ -71,6 +74,8 @@ class LogFile:
         self._tell = tell
         self._noise = Throttle(60)
         self._complaints = 0
+        self._synchronous = ""
+        self._spare_bytes = 0
         self._lock = opening.lock_writer(settings.path)
 
     # ---- opening and replacing -----------------------------------------------------------------
@@ -104,12 +109,14 @@ class LogFile:
             schema.ensure(self.path, version)
             sync_folder(self.path)
         self.db = open_writer(self.path)
+        self._synchronous, self._spare_bytes = "", 0
         self.store = RowStore(self.db)
         self.room = Room(self.db, self.path, self.bounds)
         self.notes = DropNotes(self.db)
         self.clock = LogClock(self.store.newest_at_s())
         self.room.keep_reserve()
         self._begin(replaced=salvage is not None)
+        self.generation += 1
         if salvage is not None:
             self._tell_quarantine(salvage, damage or "")
 
@@ -143,6 +150,7 @@ class LogFile:
         with self.transaction(full=True):
             account = self._open_epoch(reason)
         self.account = account
+        self.generation += 1
         quarantine.write_sidecar(self.path, self.store.books)
 
     def _tell_quarantine(self, salvage: quarantine.Salvage, damage: str) -> None:
@@ -203,7 +211,10 @@ class LogFile:
         """
         store, notes = self.store.snapshot(), self.notes.snapshot()
         try:
-            self.db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            synchronous = "FULL" if full else "NORMAL"
+            if synchronous != self._synchronous:
+                self.db.execute(f"PRAGMA synchronous={synchronous}")
+                self._synchronous = synchronous
             self.db.execute("BEGIN IMMEDIATE")
             yield
             self.db.execute("COMMIT")
@@ -255,6 +266,19 @@ class LogFile:
     def delete(self, keys: Iterable[int], cause: str) -> None:
         """Delete rows and note those that were pending as dropped. In a transaction."""
         self.notes.add(cause, self.store.delete(keys, cause), self.store.books)
+
+    def keep_bound(self, written_bytes: int) -> None:
+        """Make room for the bound in bytes, if what was written may have reached it.
+
+        Sizes are read only when twice of what was written since has used up what was free then: no
+        row takes more than that, but for the small ones that `_LOOK_BYTES` stands for. In a
+        transaction.
+        """
+        self._spare_bytes -= 2 * written_bytes + _LOOK_BYTES
+        if self._spare_bytes <= 0:
+            usage = self.room.usage()
+            self.make_room(bytes_to_free(usage, self.bounds), "size")
+            self._spare_bytes = self.bounds.data_bytes_max - usage.data_bytes
 
     def make_room(self, target_bytes: int, cause: str) -> None:
         """Delete until `target_bytes` are free, in the order of `retention`. In a transaction."""

@@ -18,6 +18,9 @@ _OVERLAPPING = """
       AND first <= :high AND last >= :low
     ORDER BY first LIMIT :limit
 """
+_EXTEND = """
+    UPDATE pending SET last = ? WHERE first = (SELECT max(first) FROM pending) AND last = ?
+"""
 
 
 class PendingSet:
@@ -34,6 +37,12 @@ class PendingSet:
     def within(self, low: int, high: int, limit: int = _SLICE) -> list[Range]:
         """The first ranges that touch `low` to `high`, cut to it."""
         return intersect(self.overlapping(low, high, limit), [(low, high)])
+
+    def extend(self, low: int, high: int) -> None:
+        """Put keys into the set that are greater than all in it: in the usual case one write."""
+        longer = self._db.execute(_EXTEND, (high, low - 1))
+        if longer.rowcount != 1:
+            self.add([(low, high)])
 
     def add(self, ranges: Iterable[Range]) -> None:
         """Put keys into the set; they may be in it already."""

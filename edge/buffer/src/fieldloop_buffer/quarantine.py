@@ -347,7 +347,7 @@ def _close_account(store: RowStore, old: Account) -> int:
     if old.stored >= 0:
         carried.next_seq = old.next_seq
         carried.stored, carried.withheld = old.stored, old.withheld
-        carried.dropped = dict(old.dropped)
+        carried.dropped, carried.drops_changed = dict(old.dropped), True
         lost = old.pending - carried.pending
     else:
         lost = carried.next_seq - 1 - carried.pending - carried.stored - carried.withheld

@@ -39,7 +39,7 @@ class Snapshot:
     """Books and stream names at the beginning of a transaction."""
 
     accounts: dict[int, Account]
-    stream_nos: dict[str, int]
+    named: dict[str, int]
 
 
 class RowStore:
@@ -51,18 +51,19 @@ class RowStore:
         self.pending = PendingSet(connection)
         rows = connection.execute("SELECT stream, no FROM streams")
         self._stream_nos: dict[str, int] = dict(rows.fetchall())
+        self._named = dict(self._stream_nos)  # as the file has them; replaced, never changed
 
     def snapshot(self) -> Snapshot:
         """What is held in memory, to go back to when a transaction is rolled back."""
-        return Snapshot(self.books.snapshot(), dict(self._stream_nos))
+        return Snapshot(self.books.snapshot(), self._named)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; nothing is read, so that a damaged file does not matter."""
         self.books.accounts = snapshot.accounts
-        self._stream_nos = snapshot.stream_nos
+        self._named = snapshot.named
 
     def stream_no(self, stream: str) -> int:
-        """The number of a stream, given now if it is new.
+        """The number of a stream; a new one is written with the next rows.
 
         Raises:
             LimitExceeded: more streams than a log may hold.
@@ -70,9 +71,10 @@ class RowStore:
         no = self._stream_nos.get(stream)
         if no is None:
             if len(self._stream_nos) >= STREAMS_MAX:
-                raise LimitExceeded(f"more than {STREAMS_MAX} streams in a log")
+                raise LimitExceeded(
+                    f"more than {STREAMS_MAX} streams in a log", code="log.streams"
+                )
             no = max(self._stream_nos.values(), default=0) + 1
-            self._db.execute("INSERT INTO streams (no, stream) VALUES (?, ?)", (no, stream))
             self._stream_nos[stream] = no
         return no
 
@@ -80,15 +82,23 @@ class RowStore:
         """All stream ids that the log has seen."""
         return list(self._stream_nos)
 
+    def names(self) -> dict[int, str]:
+        """Streams by the number that `stream_no` gave."""
+        return {no: stream for stream, no in self._stream_nos.items()}
+
     def insert(self, rows: Sequence[RowTuple]) -> None:
         """Insert rows in ascending order of their keys and enter them in the books."""
         if not rows:
             return
+        if len(self._named) != len(self._stream_nos):
+            new = [(no, s) for s, no in self._stream_nos.items() if s not in self._named]
+            self._db.executemany("INSERT INTO streams (no, stream) VALUES (?, ?)", new)
+            self._named = dict(self._stream_nos)
         self._db.executemany(_INSERT, rows)
         first, last = rows[0][0], rows[-1][0]
         withheld = sum([row[5] for row in rows])
         if last - first == len(rows) - 1 and not withheld:  # the usual case, without a look at each
-            self.pending.add([(first, last)])
+            self.pending.extend(first, last)
             self._enter(last, len(rows), 0)
             return
         self.pending.add(runs(row[0] for row in rows if not row[5]))
