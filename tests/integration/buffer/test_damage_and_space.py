@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -312,6 +313,42 @@ def test_the_bound_holds_and_acknowledged_rows_go_first(tmp_path: Path) -> None:
     told = events(path, "log.dropped")
     assert sum(int(str(event["rows"])) for event in told) == ledger.dropped["size"]
     log.close()
+
+
+def test_a_decimate_stream_keeps_all_of_its_span_at_a_coarser_step(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    settings = LogSettings.model_validate({"path": str(path), "bytes_max": 4 * MIB})
+    log = Log.open(
+        settings,
+        fleet="demo",
+        device="pump-1",
+        service="ingestion",
+        policies={"thin": "decimate"},
+    )
+    rows = 4_000
+    for n in range(rows):
+        log.append(entry(n, 2_000, "thin", Kind.FRAME))
+        log.append(entry(n, 200, "imu", Kind.FRAME))
+        if n % 20 == 0:
+            log.commit(force=True)
+    log.commit(force=True)
+    db = open_reader(str(path))
+    sql = "SELECT t_ns FROM rows JOIN streams s ON s.no = rows.stream WHERE s.stream = ? ORDER BY id"
+    thin = [row[0] for row in db.execute(sql, ("thin",))]
+    oldest = [row[0] for row in db.execute(sql, ("imu",))]
+    db.close()
+    assert thin[0] == 0
+    assert thin[-1] >= rows - 2
+    steps = [b - a for a, b in pairwise(thin)]
+    assert max(steps) <= rows // 20, "no hole anywhere in the span"
+    assert set(steps) > {1, 2, 4}, "what is older is coarser"
+    assert oldest == list(range(oldest[0], rows)), "the other stream lost its oldest"
+    (ledger,) = log.ledgers()
+    assert ledger.balanced
+    assert ledger.dropped["decimated"] >= rows // 2
+    assert ledger.dropped["size"] >= oldest[0]
+    log.close()
+    assert {"decimated", "size"} <= {str(e["cause"]) for e in events(path, "log.dropped")}
 
 
 def test_a_drop_newest_stream_refuses_at_the_bound_and_takes_again_when_there_is_room(

@@ -27,7 +27,7 @@ from fieldloop_buffer.settings import LogSettings
 from fieldloop_contract.messages import LedgerTotals
 
 Key = tuple[str, int]
-STREAMS = ("small", "large", "kept")
+STREAMS = ("small", "large", "kept", "thin")
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -52,7 +52,7 @@ class LogMachine(RuleBasedStateMachine):
             fleet="demo",
             device="pump-1",
             service="ingestion",
-            policies={"small": "drop_newest"},
+            policies={"small": "drop_newest", "thin": "decimate"},
         )
         self.cut_at = self.photograph()
 
@@ -78,7 +78,7 @@ class LogMachine(RuleBasedStateMachine):
         kind=st.sampled_from([Kind.FRAME, Kind.RESULT]),
     )
     def append(self, stream: str, n: int, kind: Kind) -> None:
-        size = 50_000 if stream == "large" else 300
+        size = 50_000 if stream in ("large", "thin") else 300
         for _ in range(n):
             self.number += 1
             body: dict[str, object] = {"n": self.number, "x": "y" * size}

@@ -26,7 +26,7 @@ def test_the_shares_of_the_bound_add_up_to_it_and_a_full_commit_always_fits(
     assert bounds.data_bytes_max + bounds.wal_bytes_max + bounds.reserve_bytes == bytes_max
     assert bounds.data_bytes_max > 0
     coming = bounds.buffer_bytes_max * 3 // 2 + 64 * 1024
-    assert wal_verdict(0, coming, bounds) is Wal.FINE
+    assert wal_verdict(0, 0, coming, bounds) is Wal.FINE
     assert bounds.buffer_bytes_max >= 200 * 1024
 
 
@@ -40,8 +40,11 @@ def test_nothing_is_freed_below_the_bound_and_slack_is_freed_at_it() -> None:
 
 def test_a_write_ahead_log_is_checkpointed_and_at_its_bound_refuses() -> None:
     bounds = Bounds.of(8 << 20, 0)
-    assert wal_verdict(bounds.checkpoint_bytes, 1, bounds) is Wal.CHECKPOINT
-    assert wal_verdict(bounds.wal_bytes_max, 1, bounds) is Wal.PINNED
+    limit = bounds.checkpoint_bytes
+    assert wal_verdict(limit, 0, 1, bounds) is Wal.FINE, "the file is used again as it is"
+    assert wal_verdict(limit, limit, 1, bounds) is Wal.CHECKPOINT
+    assert wal_verdict(limit + 1, 0, 1, bounds) is Wal.CHECKPOINT
+    assert wal_verdict(bounds.wal_bytes_max, 0, 1, bounds) is Wal.PINNED
 
 
 @given(st.lists(st.integers(0, 5000), max_size=50), st.integers(0, 100_000))

@@ -267,7 +267,7 @@ class Log:
             touched |= {row[0] >> SEQ_BITS for rows in both for row in rows}
         # Readers take all of an older epoch as durable, so what still belongs to one is synced.
         full = full or len(touched) > 1
-        with file.transaction(full=full):
+        with file.transaction(full=full, rows_bytes=self._buffer_bytes):
             store.insert(self._buffer)
             if self._refused:
                 self._refuse()

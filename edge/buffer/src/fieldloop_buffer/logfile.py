@@ -20,7 +20,14 @@ from fieldloop_buffer.connection import FAILURES, open_writer, sync_folder, tran
 from fieldloop_buffer.drops import DropNotes
 from fieldloop_buffer.identity import file_fingerprint, machine_fingerprint
 from fieldloop_buffer.ledger import Account
-from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, Bounds, LogClock, bytes_to_free, enough
+from fieldloop_buffer.retention import (
+    ROW_OVERHEAD_BYTES,
+    Bounds,
+    LogClock,
+    bytes_to_free,
+    enough,
+    in_turn,
+)
 from fieldloop_buffer.room import Room
 from fieldloop_buffer.rowstore import RowStore
 from fieldloop_buffer.settings import LogSettings, Policy
@@ -29,6 +36,7 @@ from fieldloop_runtime.clock import boot_id
 from fieldloop_runtime.journal import Journal, Throttle
 
 COMPLAINTS_MAX = 3
+DECIMATED = "decimated"
 _FULL_CHECK_S = 60.0
 _LOOK_BYTES = 32 * 1024
 T = TypeVar("T")
@@ -76,6 +84,7 @@ class LogFile:
         self._complaints = 0
         self._synchronous = ""
         self._spare_bytes = 0
+        self._thinned_to = 0
         self._lock = opening.lock_writer(settings.path)
 
     # ---- opening and replacing -----------------------------------------------------------------
@@ -109,7 +118,7 @@ class LogFile:
             schema.ensure(self.path, version)
             sync_folder(self.path)
         self.db = open_writer(self.path)
-        self._synchronous, self._spare_bytes = "", 0
+        self._synchronous, self._spare_bytes, self._thinned_to = "", 0, 0
         self.store = RowStore(self.db)
         self.room = Room(self.db, self.path, self.bounds)
         self.notes = DropNotes(self.db)
@@ -203,8 +212,11 @@ class LogFile:
     # ---- writing ---------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self, *, full: bool) -> Iterator[None]:
+    def transaction(self, *, full: bool, rows_bytes: int = 0) -> Iterator[None]:
         """All or nothing, on disk and in memory; `full` syncs it.
+
+        Args:
+            rows_bytes: bytes of rows that will be inserted.
 
         Raises:
             OutOfSpace, Isolate, RetryLater: SQLite's errors, translated.
@@ -218,6 +230,7 @@ class LogFile:
             self.db.execute("BEGIN IMMEDIATE")
             yield
             self.db.execute("COMMIT")
+            self.room.wrote(rows_bytes)
         except BaseException as error:
             with contextlib.suppress(*FAILURES):  # SQLite may have rolled back by itself
                 self.db.execute("ROLLBACK")
@@ -283,10 +296,23 @@ class LogFile:
     def make_room(self, target_bytes: int, cause: str) -> None:
         """Delete until `target_bytes` are free, in the order of `retention`. In a transaction."""
         target = min(target_bytes, 2 * self.bounds.buffer_bytes_max)
-        spared = [s for s in self.store.streams() if self.policy(s) == "drop_newest"]
+        streams = self.store.streams()
+        spared = [s for s in streams if self.policy(s) == "drop_newest"]
+        thinned = [s for s in streams if self.policy(s) == "decimate"]
+        not_oldest = [*spared, *thinned]
+        thin: set[int] = set()
+
+        def raw() -> list[tuple[int, int]]:
+            oldest = self.store.oldest_pending(bulk_only=True, spared=not_oldest)
+            if not thinned:
+                return oldest
+            rows = self._thinnable(thinned)
+            thin.update(key for key, _ in rows)
+            return in_turn(oldest, rows)
+
         choices: tuple[Callable[[], list[tuple[int, int]]], ...] = (
             self.store.oldest_settled,
-            lambda: self.store.oldest_pending(bulk_only=True, spared=spared),
+            raw,
             lambda: self.store.oldest_pending(bulk_only=False, spared=spared),
         )
         freed = 0
@@ -294,5 +320,20 @@ class LogFile:
             while freed < target and (rows := choose()):
                 keys = enough(rows, target - freed)
                 freed += sum(n + ROW_OVERHEAD_BYTES for _, n in rows[: len(keys)])
-                self.delete(keys, cause)
+                if thinning := sorted(thin.intersection(keys)):
+                    self._thinned_to = thinning[-1]
+                    self.delete(thinning, DECIMATED)
+                self.delete((key for key in keys if key not in thin), cause)
+                thin.clear()
         self.full = freed < target
+
+    def _thinnable(self, streams: list[str]) -> list[tuple[int, int]]:
+        """Rows by which `decimate` streams are thinned: sweep after sweep over all that waits.
+
+        So that all of a stream's span stays, evenly, at a half, a quarter, ... of its rows.
+        """
+        rows = self.store.thinnable(self._thinned_to, streams)
+        if not rows and self._thinned_to:
+            self._thinned_to = 0
+            rows = self.store.thinnable(0, streams)
+        return rows

@@ -2,18 +2,21 @@
 
 The bound in bytes is divided into three: data pages, write-ahead log, reserve. Rows are deleted
 only when data pages reach their share: first those that the cloud does not wait for (acknowledged
-or withheld), oldest first; then raw rows of `drop_oldest` streams, oldest first; then, of those
-streams, everything else. What remains belongs to `drop_newest` streams, whose new rows are refused
-until an acknowledgement makes room. Deleting writes to the write-ahead log as well; so where a
-reader pins that at its share, nothing is deleted, and input is refused.
+or withheld), oldest first; then raw rows, in turn the oldest of `drop_oldest` streams and every
+second one of `decimate` streams; then everything else of both, oldest first. What remains belongs
+to `drop_newest` streams, whose new rows are refused until an acknowledgement makes room. Deleting
+writes to the write-ahead log as well; so where a reader pins that at its share, nothing is deleted,
+and input is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
+T = TypeVar("T")
 _MIB = 1 << 20
 _WAL_SHARE, _WAL_BYTES_MIN, _WAL_BYTES_MAX = 4, _MIB, 32 * _MIB
 _RESERVE_SHARE = 8
@@ -84,11 +87,17 @@ class Wal(Enum):
     PINNED = "pinned"
 
 
-def wal_verdict(wal_bytes: int, coming_bytes: int, bounds: Bounds) -> Wal:
-    """Whether `coming_bytes` more may be written to a write-ahead log of `wal_bytes`."""
+def wal_verdict(wal_bytes: int, since_bytes: int, coming_bytes: int, bounds: Bounds) -> Wal:
+    """Whether `coming_bytes` more may be written to a write-ahead log.
+
+    Args:
+        wal_bytes: size of its file, which after a checkpoint is used again from its beginning.
+        since_bytes: about what was written to it since the last checkpoint.
+    """
     if wal_bytes + coming_bytes > bounds.wal_bytes_max:
         return Wal.PINNED
-    return Wal.CHECKPOINT if wal_bytes >= bounds.checkpoint_bytes else Wal.FINE
+    grown = wal_bytes > bounds.checkpoint_bytes or since_bytes >= bounds.checkpoint_bytes
+    return Wal.CHECKPOINT if grown else Wal.FINE
 
 
 def enough(rows: Iterable[tuple[int, int]], target_bytes: int) -> list[int]:
@@ -105,6 +114,31 @@ def enough(rows: Iterable[tuple[int, int]], target_bytes: int) -> list[int]:
         keys.append(key)
         freed += payload_bytes + ROW_OVERHEAD_BYTES
     return keys
+
+
+def every_second(rows: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Of each stream's rows `(key, payload bytes, stream)` every second one, as (key, bytes).
+
+    >>> every_second([(1, 10, 7), (2, 10, 8), (3, 10, 7), (4, 10, 7), (5, 10, 8)])
+    [(3, 10), (5, 10)]
+    """
+    found: list[tuple[int, int]] = []
+    odd: set[int] = set()
+    for key, payload_bytes, stream in rows:
+        if stream in odd:
+            found.append((key, payload_bytes))
+        odd ^= {stream}
+    return found
+
+
+def in_turn(a: Sequence[T], b: Sequence[T]) -> list[T]:
+    """The elements of both, one of each while there are such.
+
+    >>> in_turn([1, 3, 5], [2])
+    [1, 2, 3, 5]
+    """
+    both = min(len(a), len(b))
+    return [x for pair in zip(a, b, strict=False) for x in pair] + [*a[both:], *b[both:]]
 
 
 class LogClock:

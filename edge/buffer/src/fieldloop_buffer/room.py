@@ -11,6 +11,8 @@ from fieldloop_buffer.retention import Bounds, Usage, Wal, wal_verdict
 
 _RESERVE_STEP = 1 << 16
 _TRUNCATE_BUSY_MS = 100
+_COMMIT_PAGES = 5
+"""Pages that a commit writes beside its rows: books, pending set, state, pages that are split."""
 
 
 class Room:
@@ -23,6 +25,7 @@ class Room:
         self._path = path
         self._reserve = path + ".reserve"
         self._page_bytes = int(connection.execute("PRAGMA page_size").fetchone()[0])
+        self._since_bytes = size_of(path + "-wal")
         limit = (bounds.data_bytes_max + bounds.buffer_bytes_max) // self._page_bytes
         connection.execute(f"PRAGMA max_page_count={limit}")
         connection.execute(f"PRAGMA journal_size_limit={bounds.checkpoint_bytes}")
@@ -43,14 +46,18 @@ class Room:
         False only where a reader pins the write-ahead log at its bound.
         """
         wal = size_of(self._path + "-wal")
-        verdict = wal_verdict(wal, coming_bytes, self.bounds)
+        verdict = wal_verdict(wal, self._since_bytes, coming_bytes, self.bounds)
         if verdict is Wal.FINE:
             return True
         self.checkpoint(truncate=verdict is Wal.PINNED)
         if verdict is Wal.CHECKPOINT:
             return True
         wal = size_of(self._path + "-wal")
-        return wal_verdict(wal, coming_bytes, self.bounds) is not Wal.PINNED
+        return wal_verdict(wal, 0, coming_bytes, self.bounds) is not Wal.PINNED
+
+    def wrote(self, rows_bytes: int) -> None:
+        """Note a commit with rows of so many bytes."""
+        self._since_bytes += rows_bytes * 5 // 4 + _COMMIT_PAGES * self._page_bytes
 
     def checkpoint(self, *, truncate: bool = False) -> bool:
         """Copy the write-ahead log into the file; True if all of it was.
@@ -58,6 +65,7 @@ class Room:
         A passive one never waits. `truncate` waits a moment for readers and gives the bytes back.
         """
         self.checkpoints += 1
+        self._since_bytes = 0  # where a reader is in the way, the file grows, and shows it
         try:
             if not truncate:
                 row = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

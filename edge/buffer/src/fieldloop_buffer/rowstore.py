@@ -15,6 +15,7 @@ from fieldloop_buffer.entry import BULK, CODE_OF, split_id
 from fieldloop_buffer.ledger import Account, Books
 from fieldloop_buffer.pending import PendingSet
 from fieldloop_buffer.ranges import Range, count, runs
+from fieldloop_buffer.retention import every_second
 from fieldloop_contract.errors import LimitExceeded
 
 STREAMS_MAX = 1_000
@@ -71,9 +72,7 @@ class RowStore:
         no = self._stream_nos.get(stream)
         if no is None:
             if len(self._stream_nos) >= STREAMS_MAX:
-                raise LimitExceeded(
-                    f"more than {STREAMS_MAX} streams in a log", code="log.streams"
-                )
+                raise LimitExceeded(f"more than {STREAMS_MAX} streams in a log", code="log.streams")
             no = max(self._stream_nos.values(), default=0) + 1
             self._stream_nos[stream] = no
         return no
@@ -150,6 +149,22 @@ class RowStore:
             " ORDER BY pending.first, rows.id LIMIT ?",
             (*kinds, *not_streams, rows_max),
         ).fetchall()
+
+    def thinnable(
+        self, after: int, streams: Collection[str], rows_max: int = DELETE_ROWS_MAX
+    ) -> list[tuple[int, int]]:
+        """Every second raw row of each of `streams` that waits for the cloud, from a key on."""
+        numbers = [self._stream_nos[s] for s in streams if s in self._stream_nos]
+        kinds = [CODE_OF[kind] for kind in BULK]
+        rows = self._db.execute(
+            "SELECT rows.id, length(rows.payload), rows.stream FROM pending CROSS JOIN rows"
+            " ON rows.id BETWEEN max(pending.first, ?) AND pending.last"
+            f" WHERE pending.last > ? AND rows.kind IN ({_marks(kinds)})"
+            f" AND rows.stream IN ({_marks(numbers)})"
+            " ORDER BY pending.first, rows.id LIMIT ?",
+            (after + 1, after, *kinds, *numbers, 2 * rows_max),
+        )
+        return every_second(rows)
 
     def older_than(self, at_s: int, rows_max: int = DELETE_ROWS_MAX) -> list[int]:
         """Keys of the oldest rows taken before `at_s` of the log's clock."""

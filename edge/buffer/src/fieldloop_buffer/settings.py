@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fieldloop_runtime.settings import PositiveSeconds, Settings
 
-Policy = Literal["drop_oldest", "drop_newest"]
+Policy = Literal["drop_oldest", "drop_newest", "decimate"]
 MIB = 1 << 20
 
 
