@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from fieldloop_contract.batch import decode_frames, decode_rows
+from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.frames import Frame
 from fieldloop_contract.messages import Ack, Want
 from fieldloop_contract.topics import Topic, channel_filter, parse
@@ -40,6 +41,7 @@ class PretendCloud:
         self.order: list[Key] = []
         self.batches = 0
         self.refused = 0
+        self.unreadable = 0
         self.mute = threading.Event()
         self.bend: Callable[[list[Ack]], list[Ack]] = lambda acks: acks
         self._fleet = fleet
@@ -92,7 +94,11 @@ class PretendCloud:
         topic = parse(event.topic)
         self.batches += 1
         cbor = topic.channel in ("frames", "samples")
-        batch = decode_frames(event.payload) if cbor else decode_rows(event.payload)
+        try:
+            batch = decode_frames(event.payload) if cbor else decode_rows(event.payload)
+        except FieldloopError:  # as the real one: what cannot be read is not acknowledged
+            self.unreadable += 1
+            return
         self.refused += len(batch.refused)
         seqs = []
         for item in batch.rows:

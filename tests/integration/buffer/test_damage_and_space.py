@@ -333,7 +333,9 @@ def test_a_decimate_stream_keeps_all_of_its_span_at_a_coarser_step(tmp_path: Pat
             log.commit(force=True)
     log.commit(force=True)
     db = open_reader(str(path))
-    sql = "SELECT t_ns FROM rows JOIN streams s ON s.no = rows.stream WHERE s.stream = ? ORDER BY id"
+    sql = (
+        "SELECT t_ns FROM rows JOIN streams s ON s.no = rows.stream WHERE s.stream = ? ORDER BY id"
+    )
     thin = [row[0] for row in db.execute(sql, ("thin",))]
     oldest = [row[0] for row in db.execute(sql, ("imu",))]
     db.close()

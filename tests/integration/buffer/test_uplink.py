@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlite_utils  # noqa: F401 - logs are then made in this process, which is quicker
@@ -320,3 +321,53 @@ def test_a_backlog_of_many_rows_costs_little_memory(
 def resident_mib() -> float:
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def test_a_row_that_the_cloud_cannot_read_is_found_dropped_and_told_and_its_neighbours_pass(
+    device: Device, cloud: PretendCloud
+) -> None:
+    device.write(30, kind=Kind.RESULT)
+    nested = b'{"n":' + b"[" * 100 + b"]" * 100 + b"}"
+    poison = device.log.append(Entry(Kind.RESULT, "imu", 5, nested))
+    device.write(30, kind=Kind.RESULT)
+    device.uplink.start()
+    last_s = [0.0]
+
+    def done() -> bool:
+        if time.monotonic() - last_s[0] > 0.2:  # live rows go on, and are answered
+            last_s[0] = time.monotonic()
+            device.write(1, kind=Kind.RESULT)
+        (ledger,) = device.log.ledgers()
+        return bool(ledger.dropped)
+
+    device.run_until(done, 90)
+    device.run_until(device.drained)
+
+    def told() -> list[Any]:
+        rows = list(cloud.documents.values())
+        return [row["data"] for row in rows if row.get("type") == "log.dropped"]
+
+    device.run_until(lambda: bool(told()))
+    (event,) = told()
+    assert (event["cause"], event["rows"]) == ("unreadable", 1)
+    assert event["ranges"] == [[device.log.epoch, poison, poison]]
+    assert device.written <= cloud.keys("ingestion")
+    assert (device.log.epoch, poison) not in cloud.keys("ingestion")
+    assert device.log.rejects() == {"uplink.unreadable": 1}
+    (ledger,) = device.log.ledgers()
+    assert ledger.balanced
+    assert ledger.dropped == {"unreadable": 1}
+    assert cloud.unreadable < 40
+
+
+def test_a_cloud_that_answers_nothing_makes_no_row_unreadable(
+    device: Device, cloud: PretendCloud
+) -> None:
+    cloud.mute.set()
+    device.write(5)
+    device.uplink.start()
+    device.run_until(lambda: device.uplink.figures.batches_resent >= 8, 60)
+    assert not device.log.ledgers()[0].dropped
+    cloud.mute.clear()
+    device.run_until(device.drained)
+    check(device, cloud)

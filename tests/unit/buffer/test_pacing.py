@@ -7,7 +7,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldloop_buffer.pacing import Flight, Lanes, TokenBucket, Window
+from fieldloop_buffer.pacing import IGNORED_TO_HALVE, Flight, Lanes, TokenBucket, Verdict, Window
+from fieldloop_buffer.ranges import count, halves, normalise
 
 EPOCH, OTHER = "a" * 32, "b" * 32
 
@@ -104,3 +105,55 @@ def test_lanes_begin_with_everything_as_backlog_and_sweep_behind_the_live_positi
     lanes.sweep()
     assert (lanes.backlog, lanes.floor) == (0, 150)
     assert not lanes.backlog_done
+
+
+def test_a_batch_is_halved_only_where_others_are_answered_in_the_meantime() -> None:
+    w = window()
+    poison, other = flight(1, 8), flight(9, 9)
+    w.launch(poison, 0.0)
+    assert [w.judge(poison) for _ in range(20)] == [Verdict.RESEND] * 20
+    verdicts = []
+    for _ in range(IGNORED_TO_HALVE):
+        w.launch(poison, 0.0)
+        w.launch(other, 0.0)
+        assert w.acknowledge(EPOCH, [(9, 9)], 0.0) == 1
+        other.seqs = [(9, 9)]
+        verdicts.append(w.judge(poison))
+    assert verdicts == [Verdict.RESEND] * (IGNORED_TO_HALVE - 1) + [Verdict.HALVE]
+
+
+def test_batches_that_are_never_answered_leave_room_for_others_up_to_a_bound() -> None:
+    w = window(4)
+    for n in range(4):
+        w.launch(flight(n, n), 0.0)
+    assert not w.open
+    for one in list(w.flights):
+        w.launch(one, 1.0)
+        w.launch(one, 2.0)
+    assert w.open
+    while w.open:
+        w.launch(flight(9, 9), 3.0)
+        for _ in range(5):
+            w.launch(w.flights[-1], 4.0)
+    assert len(w.flights) == 8
+
+
+def test_what_was_ignored_stays_apart_after_a_new_connection() -> None:
+    w = window(4)
+    poison, other = flight(3, 5), flight(6, 9)
+    for one in (poison, other):
+        w.launch(one, 0.0)
+    poison.ignored = 1
+    w.clear()
+    assert w.suspicion(1, 4) is poison
+    assert w.suspicion(1, 6) is None
+    assert w.suspicion(2, 4) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=9))
+def test_halves_are_all_of_it_and_equal_but_for_one(pairs: list[tuple[int, int]]) -> None:
+    ranges = normalise((min(p), max(p)) for p in pairs)
+    lower, upper = halves(ranges)
+    assert normalise([*lower, *upper]) == ranges
+    assert count(lower) - count(upper) in (0, 1)
+    assert not upper or lower[-1][1] < upper[0][0]

@@ -40,7 +40,7 @@ from fieldloop_buffer.entry import (
 from fieldloop_buffer.events import event_entry
 from fieldloop_buffer.ledger import Account
 from fieldloop_buffer.logfile import LogFile
-from fieldloop_buffer.orders import Damaged, Order
+from fieldloop_buffer.orders import Damaged, Order, Unreadable
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.ranges import Range, runs
 from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
@@ -55,6 +55,7 @@ BUFFER_ROWS_MAX = 4_096
 WRITE_ROWS = 256
 STATE_BYTES_MAX = 64 * 1024
 STATE_KEYS_MAX = 1_000
+UNREADABLE = "unreadable"
 _WRITES_PER_INTERVAL = 4
 _COMMIT_OVERHEAD_BYTES = 64 * 1024
 
@@ -387,6 +388,8 @@ class Log:
                 self.acknowledge(order.epoch, order.ranges)
             elif isinstance(order, Want):
                 self.want(order.epoch, order.ranges)
+            elif isinstance(order, Unreadable):
+                self._unreadable(order)
             else:
                 self._damaged(order)
 
@@ -396,16 +399,33 @@ class Log:
             self._file.complaint()
             return
 
+        self._discard(order.epoch, order.seqs, quarantine.CAUSE)
+
+    def _discard(self, epoch: str, seqs: Sequence[int], cause: str) -> None:
         def write() -> int:
-            account = self._file.store.books.by_epoch(order.epoch)
+            account = self._file.store.books.by_epoch(epoch)
             if account is None:
                 return 0
-            keys = [row_id(account.no, seq) for seq in order.seqs if 1 <= seq <= SEQ_MAX]
+            keys = [row_id(account.no, seq) for seq in seqs if 1 <= seq <= SEQ_MAX]
             with self._file.transaction(full=False):
-                self._file.delete(keys, quarantine.CAUSE)
+                self._file.delete(keys, cause)
             return len(keys)
 
         self._file.guarded(write, 0)
+
+    def _unreadable(self, order: Unreadable) -> None:
+        """Rows that the cloud will never take are dropped, and kept as dead letters."""
+        account = self._file.store.books.by_epoch(order.epoch)
+        if account is None:
+            return
+        for seq in order.seqs:
+            found = self._file.store.content(row_id(account.no, seq))
+            if found is not None:
+                stream, t_ns, payload = found
+                reason = f"the cloud answers other rows and never {order.epoch}/{seq}"
+                code = f"uplink.{UNREADABLE}"
+                self.dead_letter(DeadLetter(t_ns, self._service, stream, code, reason, payload))
+        self._discard(order.epoch, order.seqs, UNREADABLE)
 
     # ---- state, books, care ----------------------------------------------------------------------
 

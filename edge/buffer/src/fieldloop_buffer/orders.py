@@ -15,4 +15,12 @@ class Damaged:
     seqs: tuple[int, ...] = ()
 
 
-Order = Ack | Want | Damaged
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Rows that the cloud will not take: it answered others and, time and again, not these."""
+
+    epoch: str
+    seqs: tuple[int, ...]
+
+
+Order = Ack | Want | Damaged | Unreadable

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 
 from fieldloop_buffer.ranges import Range, contains, count, intersect, normalise, subtract
@@ -14,6 +15,18 @@ from fieldloop_buffer.ranges import Range, contains, count, intersect, normalise
 BURST_S = 1.0
 _JITTER = 0.25
 _ATTEMPT_MAX = 30
+IGNORED_TO_HALVE = 2
+IGNORED_TO_GIVE_UP = 6
+_ATTEMPTS_COUNTED = 2
+SUSPECTS_MAX = 64
+
+
+class Verdict(Enum):
+    """What becomes of a batch that the cloud was silent about."""
+
+    RESEND = "resend"
+    HALVE = "halve"
+    GIVE_UP = "give up"
 
 
 class TokenBucket:
@@ -42,7 +55,11 @@ class TokenBucket:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch that is not wholly acknowledged: which rows, and when it is due again."""
+    """A batch that is not wholly acknowledged: which rows, and when it is due again.
+
+    `ignored` counts silences in which the cloud answered other batches, `answers` what it had
+    answered when this one was sent.
+    """
 
     epoch_no: int
     epoch: str
@@ -51,6 +68,8 @@ class Flight:
     seqs: list[Range]
     due_s: float
     attempts: int = 0
+    ignored: int = 0
+    answers: int = 0
 
 
 class Window:
@@ -66,6 +85,8 @@ class Window:
         self, flights_max: int, resend_after_s: float, resend_cap_s: float, random: Random
     ) -> None:
         self.flights: list[Flight] = []
+        self.answers = 0
+        self._suspects: list[Flight] = []
         self._flights_max = flights_max
         self._after_s = resend_after_s
         self._cap_s = max(resend_cap_s, resend_after_s)
@@ -73,19 +94,28 @@ class Window:
 
     @property
     def open(self) -> bool:
-        """Whether one more batch may be sent."""
-        return len(self.flights) < self._flights_max
+        """Whether one more batch may be sent.
+
+        A batch that was sent three times holds no other back, up to as many such: whether the cloud
+        is away or cannot read that batch shows when it is sent another one.
+        """
+        return self._full_by(self._flights_max)
 
     @property
     def open_for_backlog(self) -> bool:
         """Whether one more batch of backlog may be sent: a quarter is kept for live data."""
-        return len(self.flights) < max(self._flights_max - self._flights_max // 4, 1)
+        return self._full_by(max(self._flights_max - self._flights_max // 4, 1))
+
+    def _full_by(self, most: int) -> bool:
+        counted = sum(flight.attempts <= _ATTEMPTS_COUNTED for flight in self.flights)
+        return counted < most and len(self.flights) < most + self._flights_max
 
     def launch(self, flight: Flight, now_s: float) -> None:
         """Enter a batch that is being sent, or sent again."""
         wait_s = min(self._after_s * 2 ** min(flight.attempts, _ATTEMPT_MAX), self._cap_s)
         flight.due_s = now_s + wait_s * self._random.uniform(1 - _JITTER, 1 + _JITTER)
         flight.attempts += 1
+        flight.answers = self.answers
         if flight not in self.flights:
             self.flights.append(flight)
 
@@ -112,6 +142,7 @@ class Window:
                 if not flight.seqs:
                     self.flights.remove(flight)
         if n:
+            self.answers += 1
             for flight in self.flights:
                 flight.due_s = min(flight.due_s, now_s + self._after_s)
         return n
@@ -120,12 +151,32 @@ class Window:
         """Batches that the cloud has been silent about for too long."""
         return [flight for flight in self.flights if flight.due_s <= now_s]
 
+    def judge(self, flight: Flight) -> Verdict:
+        """What to do with a batch that is due; call once for each time it is.
+
+        Silence alone proves nothing. But where others that were sent later are answered, a row is
+        in this batch that the cloud cannot read: halves find out which.
+        """
+        flight.ignored += self.answers > flight.answers
+        if count(flight.seqs) > 1:
+            return Verdict.HALVE if flight.ignored >= IGNORED_TO_HALVE else Verdict.RESEND
+        return Verdict.GIVE_UP if flight.ignored >= IGNORED_TO_GIVE_UP else Verdict.RESEND
+
+    def suspicion(self, epoch_no: int, seq: int) -> Flight | None:
+        """The ignored batch that a row was in before the connection was made anew."""
+        for flight in self._suspects:
+            if flight.epoch_no == epoch_no and contains(flight.seqs, seq):
+                return flight
+        return None
+
     def holds(self, epoch_no: int, seq: int) -> bool:
         """Whether a row is in flight."""
         return any(f.epoch_no == epoch_no and contains(f.seqs, seq) for f in self.flights)
 
     def clear(self) -> None:
-        """Forget all, as when the connection is new."""
+        """Forget all, as when the connection is new, but for which rows were ignored."""
+        ignored = [flight for flight in self.flights if flight.ignored]
+        self._suspects = [*self._suspects, *ignored][-SUSPECTS_MAX:]
         self.flights.clear()
 
 

@@ -89,6 +89,21 @@ def subtract(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
     return found
 
 
+def halves(ranges: Sequence[Range]) -> tuple[list[Range], list[Range]]:
+    """The lower and the upper half of a normalised set; the lower one has at most one more.
+
+    >>> halves([(1, 4), (9, 9)])
+    ([(1, 3)], [(4, 4), (9, 9)])
+    """
+    left = (count(ranges) + 1) // 2
+    for first, last in ranges:
+        if left <= last - first + 1:
+            lower = (ranges[0][0], first + left - 1)
+            return intersect(ranges, [lower]), subtract(ranges, [lower])
+        left -= last - first + 1
+    return list(ranges), []
+
+
 def contains(ranges: Sequence[Range], value: int) -> bool:
     """Whether `value` is in a normalised set."""
     low, high = 0, len(ranges)

@@ -200,6 +200,15 @@ class RowStore:
         )
         return dict(rows.fetchall())
 
+    def content(self, key: int) -> tuple[str, int, bytes] | None:
+        """Stream, time and payload of a row."""
+        found: tuple[str, int, bytes] | None = self._db.execute(
+            "SELECT s.stream, t_ns, payload FROM rows JOIN streams s ON s.no = rows.stream"
+            " WHERE id = ?",
+            (key,),
+        ).fetchone()
+        return found
+
     def newest_at_s(self) -> int:
         """The log's clock at the newest row; 0 in an empty log."""
         row = self._db.execute("SELECT at_s FROM rows ORDER BY id DESC LIMIT 1").fetchone()

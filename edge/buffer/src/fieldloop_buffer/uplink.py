@@ -22,10 +22,10 @@ from fieldloop_buffer.batching import Encoded, encode
 from fieldloop_buffer.connection import FAILURES, is_damaged
 from fieldloop_buffer.entry import split_id
 from fieldloop_buffer.following import View
-from fieldloop_buffer.orders import Damaged, Order
+from fieldloop_buffer.orders import Damaged, Order, Unreadable
 from fieldloop_buffer.outbox import Letter, Outbox, spans_of
-from fieldloop_buffer.pacing import Flight, Lanes, TokenBucket, Window
-from fieldloop_buffer.ranges import runs
+from fieldloop_buffer.pacing import Flight, Lanes, TokenBucket, Verdict, Window
+from fieldloop_buffer.ranges import count, halves, runs
 from fieldloop_buffer.settings import UplinkSettings
 from fieldloop_contract.errors import FieldloopError, RetryLater
 from fieldloop_contract.messages import Ack, Want, decode
@@ -247,6 +247,17 @@ class Uplink:
         return self._window.holds(*split_id(key))
 
     def _send(self, letters: list[Letter], view: View, now_s: float, historical: bool) -> None:
+        groups: dict[int, tuple[int, list[Letter]]] = {}
+        for letter in letters:
+            suspect = self._window.suspicion(letter.epoch_no, letter.seq)
+            ignored = suspect.ignored if suspect else 0
+            groups.setdefault(id(suspect), (ignored, []))[1].append(letter)
+        for ignored, group in groups.values():
+            self._send_group(group, view, now_s, historical, ignored)
+
+    def _send_group(
+        self, letters: list[Letter], view: View, now_s: float, historical: bool, ignored: int
+    ) -> None:
         encoding = encode(letters, view.epochs, historical=historical)
         for batch in encoding.batches:
             flight = Flight(
@@ -256,6 +267,7 @@ class Uplink:
                 historical,
                 batch.seqs,
                 due_s=now_s,
+                ignored=ignored,
             )
             self._launch(flight, batch, now_s)
         self._report_damaged(encoding.damaged, view)
@@ -273,6 +285,11 @@ class Uplink:
         """Send batches again that the cloud was silent about: what of them is still pending."""
         due = self._window.due(now_s)
         for flight in due[:_BITES_PER_TURN]:
+            verdict = self._window.judge(flight)
+            if verdict is not Verdict.RESEND:
+                self._window.land(flight)
+                self._isolate(flight, view, now_s)
+                continue
             letters = self._outbox.fetch(spans_of(flight.epoch_no, flight.seqs))
             encoding = encode(letters, view.epochs, historical=flight.historical)
             self._report_damaged(encoding.damaged, view)
@@ -285,6 +302,20 @@ class Uplink:
             self._resent += 1
             self._launch(flight, batch, now_s)
         return bool(due)
+
+    def _isolate(self, flight: Flight, view: View, now_s: float) -> None:
+        """Send the halves of a batch that the cloud ignores; a row that is left over is given up.
+
+        It ends in the books, as a drop with its cause, and as a dead letter.
+        """
+        if count(flight.seqs) == 1:
+            self._journal.error("uplink.unreadable_row", epoch=flight.epoch, seq=flight.seqs[0][0])
+            self._order(Unreadable(flight.epoch, (flight.seqs[0][0],)))
+            return
+        for seqs in halves(flight.seqs):
+            letters = self._outbox.fetch(spans_of(flight.epoch_no, seqs))
+            self._resent += 1
+            self._send_group(letters, view, now_s, flight.historical, flight.ignored - 1)
 
     def _sweep(self, now_s: float) -> None:
         """Find pending rows behind both lanes: wanted again, or lost track of."""
