@@ -181,6 +181,18 @@ class LedgerTotals(Message):
         return self.produced == accounted
 
 
+class Backlog(Message):
+    """What waits for the cloud, and what becomes of it at the rates of the last minutes.
+
+    `drain_h` is absent while the backlog does not shrink, `drops_in_h` while it does not grow.
+    """
+
+    rows: Count
+    bytes: Count
+    drain_h: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    drops_in_h: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
 class StreamState(Message):
     """One stream as the device sees it."""
 
@@ -214,6 +226,7 @@ class Reported(Message):
     streams: list[StreamState] = Field(default_factory=list, max_length=256)
     slots: list[SlotState] = Field(default_factory=list, max_length=64)
     counters: dict[str, Count] = Field(default_factory=dict)
+    backlog: Backlog | None = None
 
 
 class Capability(Message):

@@ -34,6 +34,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from fieldloop_contract.errors import FixConfiguration, RetryLater
 from fieldloop_runtime.backoff import full_jitter
 from fieldloop_runtime.journal import Journal, Throttle
+from fieldloop_runtime.link import LinkMeter, wire_bytes
 from fieldloop_runtime.settings import MqttSettings
 
 QOS = 1
@@ -43,6 +44,7 @@ MESSAGE_BYTES_MAX = 1 << 20
 _PUT_TIMEOUT_S = 5.0
 _SUBSCRIBE_TIMEOUT_S = 15.0
 _STABLE_AFTER_S = 10.0
+_CONNECT_BYTES, _TLS_BYTES, _PING_BYTES = 600, 6_000, 108
 _POLL_S = 0.25
 
 
@@ -129,6 +131,7 @@ class Session:
         manual_ack: messages are acknowledged by `acknowledge` only. One that finds the queue full
             ends the connection, so that it comes again; none is dropped.
         seed: of the jitter; None for a random one.
+        meter: counts what crosses the link.
     """
 
     def __init__(
@@ -142,11 +145,13 @@ class Session:
         durable: bool = False,
         manual_ack: bool = False,
         seed: int | None = None,
+        meter: LinkMeter | None = None,
     ) -> None:
         self.dropped = 0
         self.connections = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self._meter = meter
         self._settings = settings
         self._client_id = client_id
         self._filters: dict[str, None] = dict.fromkeys(subscriptions)
@@ -222,6 +227,7 @@ class Session:
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise RetryLater(f"not sent: {paho.error_string(info.rc)}", code="mqtt.offline")
         self.bytes_sent += len(payload) + len(topic)
+        self._spend(wire_bytes(len(payload) + len(topic)))
         return info.mid
 
     def acknowledge(self, token: int) -> bool:
@@ -295,14 +301,23 @@ class Session:
         with self._lock:
             self._client = client
         client.loop_start()
+        pinged_s = time.monotonic()
+        self._spend(_TLS_BYTES if self._tls is not None else _CONNECT_BYTES)
         granted_by_s = link.begun_s + settings.connect_timeout_s + _SUBSCRIBE_TIMEOUT_S
         while not self._stop.is_set() and not link.gone.wait(_POLL_S):
             if not link.granted.is_set() and time.monotonic() > granted_by_s:
                 link.end("the broker did not answer in time")
+            if time.monotonic() - pinged_s >= settings.keepalive_s:
+                pinged_s = time.monotonic()
+                self._spend(_PING_BYTES)
         with self._lock:
             self._client, self._ready = None, False
         client.disconnect()
         client.loop_stop()
+
+    def _spend(self, size: int) -> None:
+        if self._meter is not None:
+            self._meter.spend(size)
 
     def _make_client(self, link: _Link) -> paho.Client:
         settings = self._settings
@@ -350,6 +365,7 @@ class Session:
 
         def on_message(_c: paho.Client, _u: Any, message: paho.MQTTMessage) -> None:
             self.bytes_received += len(message.payload) + len(message.topic)
+            self._spend(wire_bytes(len(message.payload) + len(message.topic)))
             if self._manual_ack and link.gone.is_set():
                 return  # it comes again, in order, over the next connection
             token = None

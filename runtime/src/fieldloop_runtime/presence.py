@@ -12,6 +12,7 @@ import uuid
 from fieldloop_contract.errors import RetryLater
 from fieldloop_contract.messages import Capability, Reported, Status
 from fieldloop_contract.topics import Topic
+from fieldloop_runtime.link import LinkMeter
 from fieldloop_runtime.mqtt import Session, Will
 
 
@@ -21,6 +22,7 @@ class Presence:
     Args:
         versions: package name to version.
         capability: what this device can run, for services that run models.
+        meter: the month's budget of the link, which may make reports rarer.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Presence:
         versions: dict[str, str],
         capability: Capability | None = None,
         interval_s: float = 1.0,
+        meter: LinkMeter | None = None,
     ) -> None:
         self.session_id = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
         self._status_topic = str(Topic(fleet, device, service, "status"))
@@ -40,6 +43,7 @@ class Presence:
             state="online", session=self.session_id, versions=versions, capability=capability
         )
         self._interval_s = interval_s
+        self._meter = meter
         self._sent: bytes | None = None
         self._sent_at_s = float("-inf")
 
@@ -58,6 +62,10 @@ class Presence:
         if now_s - self._sent_at_s < self._interval_s or not session.connected:
             return False
         payload = reported.encode()
+        if self._meter is not None:
+            wait_s = self._meter.status_interval_s(len(payload), self._interval_s)
+            if now_s - self._sent_at_s < wait_s:
+                return False
         if payload == self._sent:
             return False
         try:

@@ -17,6 +17,8 @@ import sqlite_utils  # noqa: F401 - logs are then made in this process, which is
 from fieldloop_buffer import Entry, Kind, Log, LogSettings, Uplink, UplinkSettings, pack_frame
 from fieldloop_contract.frames import Clock, Frame
 from fieldloop_contract.messages import Ack, Want
+from fieldloop_runtime.clock import Now
+from fieldloop_runtime.link import LinkMeter, LinkSettings, Use
 from fieldloop_runtime.settings import MqttSettings
 from support.broker import Mosquitto
 from support.cloud import PretendCloud
@@ -27,7 +29,13 @@ FAST = UplinkSettings(batch_age_s=0.05, resend_after_s=0.6, resend_cap_s=1.5, ba
 class Device:
     """A log with its uplink, and an owner that does what the uplink asks for."""
 
-    def __init__(self, folder: Path, port: int, settings: UplinkSettings = FAST) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        settings: UplinkSettings = FAST,
+        meter: LinkMeter | None = None,
+    ) -> None:
         self.path = folder / "log.db"
         self.log = Log.open(
             LogSettings(path=str(self.path), mode="balanced", commit_interval_ms=20),
@@ -51,6 +59,7 @@ class Device:
             service="ingestion",
             log_path=str(self.path),
             seed=1,
+            meter=meter,
         )
         self.written: set[tuple[str, int]] = set()
         self.number = 0
@@ -371,3 +380,38 @@ def test_a_cloud_that_answers_nothing_makes_no_row_unreadable(
     cloud.mute.clear()
     device.run_until(device.drained)
     check(device, cloud)
+
+
+def test_what_the_months_budget_does_not_allow_waits_and_goes_up_in_the_next_month(
+    tmp_path: Path, mosquitto: Mosquitto, cloud: PretendCloud
+) -> None:
+    seconds = [1_940_000_000]
+
+    def clock() -> Now:
+        return Now(seconds[0] * 10**9, 0, "0" * 32, Clock.SYNCHRONISED)
+
+    meter = LinkMeter(LinkSettings(bytes_per_month=200_000), str(tmp_path), "ingestion", clock)
+    device = Device(tmp_path, mosquitto.port, meter=meter)
+    try:
+        device.uplink.start()
+        meter.spend(175_000)
+        for _ in range(400):  # 100 KB of frames, of which about 5 KB are left for raw data
+            device.write(1)
+            device.turn()
+            time.sleep(0.002)
+        device.run_until(lambda: meter.room(Use.RAW) == 0)
+        device.write(20, kind=Kind.RESULT)
+        device.run_until(lambda: len(cloud.documents) == 20)
+        until_s = time.monotonic() + 1.5  # longer than a batch waits before it is sent again
+        device.run_until(lambda: time.monotonic() > until_s)
+        assert 0 < len(cloud.frames) < 400
+        assert meter.spent < 200_000
+        (ledger,) = device.log.ledgers()
+        assert ledger.pending == 400 - len(cloud.frames) > 0
+        assert not ledger.dropped
+        seconds[0] += 31 * 86_400
+        meter.spend(1)
+        device.run_until(device.drained)
+        check(device, cloud)
+    finally:
+        device.close()

@@ -58,6 +58,7 @@ STATE_KEYS_MAX = 1_000
 UNREADABLE = "unreadable"
 _WRITES_PER_INTERVAL = 4
 _COMMIT_OVERHEAD_BYTES = 64 * 1024
+_ROW_BYTES, _ROW_BYTES_SHARE = 1_000, 0.05
 
 
 class Log:
@@ -84,6 +85,7 @@ class Log:
         self._next_seq = 1
         self._epoch_no = 0
         self._at_s = 0
+        self._row_bytes = float(_ROW_BYTES)
         self._store: RowStore | None = None
         self._stream_nos: dict[str, int] = {}
         self._generation = 0
@@ -116,6 +118,7 @@ class Log:
         log = cls(settings, source, policies or {}, journal or Journal("log"))
         log._file.attach()
         log._rebind()
+        log._row_bytes = log._file.store.mean_bytes() or _ROW_BYTES
         return log
 
     # ---- writing -------------------------------------------------------------------------------
@@ -283,6 +286,9 @@ class Log:
                     account.durable_seq = account.next_seq - 1
                 store.books.save(account)
         self._next_seq = first_seq + told
+        if self._buffer:
+            mean = self._buffer_bytes / len(self._buffer)
+            self._row_bytes += (mean - self._row_bytes) * _ROW_BYTES_SHARE
         self._buffer.clear()
         self._refused.clear()
         self._buffer_bytes = 0
@@ -462,6 +468,15 @@ class Log:
         """The committed books, oldest epoch first."""
         accounts = self._file.store.books.accounts
         return [accounts[no].totals() for no in sorted(accounts)]
+
+    @property
+    def row_bytes(self) -> float:
+        """About what a row takes on the disk: of those that were appended last."""
+        return self._row_bytes
+
+    def capacity_bytes(self) -> int:
+        """What rows may take in all: by the log's bound, or by the disk where that has less."""
+        return self._file.room.capacity_bytes()
 
     def bytes_on_disk(self) -> int:
         """File, write-ahead log and reserve."""

@@ -6,9 +6,10 @@ For the uplink's thread. Withheld rows are never pending, so they are never here
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from fieldloop_buffer.entry import CHANNEL_OF, KIND_OF, row_id, split_id
+from fieldloop_buffer.entry import CHANNEL_OF, CODE_OF, KIND_OF, Kind, row_id, split_id
 from fieldloop_buffer.following import Followed, View, read_view
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.ranges import Range
@@ -18,7 +19,7 @@ _PENDING = """
     WHERE pending.first >= coalesce(
             (SELECT max(first) FROM pending WHERE first <= :after), :after)
       AND pending.first <= :upto AND pending.last > :after
-      AND rows.id > :after AND rows.id <= :upto
+      AND rows.id > :after AND rows.id <= :upto{}
     ORDER BY pending.first, rows.id LIMIT :limit
 """
 
@@ -54,12 +55,22 @@ class Outbox:
         db = self.file.connection()
         return None if db is None else read_view(db)
 
-    def waiting(self, after: int, upto: int, rows_max: int, bytes_max: int) -> list[Waiting]:
+    def waiting(
+        self,
+        after: int,
+        upto: int,
+        rows_max: int,
+        bytes_max: int,
+        kinds: Collection[Kind] = tuple(Kind),
+    ) -> list[Waiting]:
         """The first pending rows after a key: at least one if there is any, else within bounds."""
         found: list[Waiting] = []
         total = 0
         arguments = {"after": after, "upto": upto, "limit": rows_max}
-        sql = "SELECT rows.id, rows.kind, length(rows.payload)" + _PENDING
+        wanted = ""
+        if len(kinds) < len(Kind):
+            wanted = f" AND rows.kind IN ({', '.join(str(CODE_OF[kind]) for kind in kinds)})"
+        sql = "SELECT rows.id, rows.kind, length(rows.payload)" + _PENDING.format(wanted)
         for key, kind, size in self._db().execute(sql, arguments).fetchall():
             total += size
             if found and total > bytes_max:
@@ -71,7 +82,8 @@ class Outbox:
         """The rows of these ranges of keys that are still pending."""
         letters: list[Letter] = []
         sql = (
-            "SELECT rows.id, rows.kind, rows.t_ns, rows.withheld, rows.crc, rows.payload" + _PENDING
+            "SELECT rows.id, rows.kind, rows.t_ns, rows.withheld, rows.crc, rows.payload"
+            + _PENDING.format("")
         )
         for low, high in spans:
             arguments = {"after": low - 1, "upto": high, "limit": high - low + 1}

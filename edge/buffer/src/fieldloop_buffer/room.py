@@ -40,6 +40,12 @@ class Room:
         """File, write-ahead log and reserve."""
         return sum(size_of(self._path + end) for end in ("", "-wal", ".reserve"))
 
+    def capacity_bytes(self) -> int:
+        """What rows may take in all: by the bound, or by the disk where that has less left."""
+        stat = os.statvfs(os.path.dirname(os.path.abspath(self._path)))
+        usage = self.usage()
+        return min(self.bounds.data_bytes_max, usage.data_bytes + stat.f_bavail * stat.f_frsize)
+
     def admit(self, coming_bytes: int) -> bool:
         """Whether a commit of about `coming_bytes` may go ahead; checkpoints where that helps.
 

@@ -15,7 +15,7 @@ from fieldloop_buffer.entry import BULK, CODE_OF, split_id
 from fieldloop_buffer.ledger import Account, Books
 from fieldloop_buffer.pending import PendingSet
 from fieldloop_buffer.ranges import Range, count, runs
-from fieldloop_buffer.retention import every_second
+from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, every_second
 from fieldloop_contract.errors import LimitExceeded
 
 STREAMS_MAX = 1_000
@@ -199,6 +199,15 @@ class RowStore:
             (low, high),
         )
         return dict(rows.fetchall())
+
+    def mean_bytes(self, rows_max: int = 200) -> float | None:
+        """What one of the newest rows takes, about; None in an empty log."""
+        found: float | None = self._db.execute(
+            "SELECT avg(n) FROM"
+            " (SELECT length(payload) + ? AS n FROM rows ORDER BY id DESC LIMIT ?)",
+            (ROW_OVERHEAD_BYTES, rows_max),
+        ).fetchone()[0]
+        return found
 
     def content(self, key: int) -> tuple[str, int, bytes] | None:
         """Stream, time and payload of a row."""

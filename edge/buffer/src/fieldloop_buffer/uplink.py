@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 
 from fieldloop_buffer.batching import Encoded, encode
 from fieldloop_buffer.connection import FAILURES, is_damaged
-from fieldloop_buffer.entry import split_id
+from fieldloop_buffer.entry import BULK, CHANNEL_OF, Kind, split_id
 from fieldloop_buffer.following import View
 from fieldloop_buffer.orders import Damaged, Order, Unreadable
 from fieldloop_buffer.outbox import Letter, Outbox, spans_of
@@ -31,6 +32,7 @@ from fieldloop_contract.errors import FieldloopError, RetryLater
 from fieldloop_contract.messages import Ack, Want, decode
 from fieldloop_contract.topics import CHANNELS, Topic
 from fieldloop_runtime.journal import Journal, Throttle
+from fieldloop_runtime.link import LinkMeter, Use
 from fieldloop_runtime.mqtt import Connected, Disconnected, Event, Received, Session
 from fieldloop_runtime.settings import MqttSettings
 
@@ -42,6 +44,8 @@ _BITES_PER_TURN = 16
 _SWEEP_S = 5.0
 _ORDERS_QUIET_S = 1.0
 _FIGURES_S = 2.0
+ALL_KINDS = tuple(Kind)
+SMALL_KINDS = tuple(kind for kind in Kind if kind not in BULK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Uplink:
         mqtt: the cloud's broker.
         log_path: the log's file; it may come later.
         seed: of the jitter; None for a random one.
+        meter: the month's budget of the link; what it does not allow stays pending.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Uplink:
         log_path: str,
         journal: Journal | None = None,
         seed: int | None = None,
+        meter: LinkMeter | None = None,
     ) -> None:
         self._settings = settings
         self._journal = journal or Journal("uplink")
@@ -90,7 +96,10 @@ class Uplink:
             f"{fleet}/{device}/{service}/up",
             subscriptions=(self._ack_topic, self._want_topic),
             seed=seed,
+            meter=meter,
         )
+        self._meter = meter
+        self._kinds: Collection[Kind] = ALL_KINDS
         random = Random(seed)
         self._window = Window(
             settings.inflight_max, settings.resend_after_s, settings.resend_cap_s, random
@@ -193,6 +202,7 @@ class Uplink:
             self._generation = self._outbox.file.generation
             self._window.clear()
             self._lanes.restart(view.durable)
+        self._keep_budget()
         sent = self._resend(view, now_s)
         for _ in range(_BITES_PER_TURN):
             if not self._window.open or self._stop.is_set():
@@ -206,10 +216,28 @@ class Uplink:
             self._pending_rows = self._outbox.pending_rows()
         return sent
 
+    def _keep_budget(self) -> None:
+        """Which kinds the month's budget still allows; what was held is swept up afterwards."""
+        if self._meter is None:
+            return
+        before = self._kinds
+        if self._meter.room(Use.RAW):
+            self._kinds = ALL_KINDS
+        else:
+            self._kinds = SMALL_KINDS if self._meter.room(Use.ROWS) else ()
+        if len(self._kinds) < len(before):
+            self._journal.warning("uplink.budget", sends=[kind.value for kind in self._kinds])
+            channels = {CHANNEL_OF[kind] for kind in self._kinds}
+            for flight in [f for f in self._window.flights if f.channel not in channels]:
+                self._window.land(flight)
+        elif len(self._kinds) > len(before):
+            self._journal.info("uplink.budget", sends=[kind.value for kind in self._kinds])
+            self._lanes.sweep()
+
     def _send_live(self, view: View, now_s: float) -> bool:
         settings = self._settings
         waiting = self._outbox.waiting(
-            self._lanes.live, view.durable, settings.batch_rows, settings.batch_bytes
+            self._lanes.live, view.durable, settings.batch_rows, settings.batch_bytes, self._kinds
         )
         if not waiting:
             self._live_since_s = None
@@ -232,7 +260,11 @@ class Uplink:
             return False
         settings = self._settings
         waiting = self._outbox.waiting(
-            self._lanes.backlog, self._lanes.floor, settings.batch_rows, settings.batch_bytes
+            self._lanes.backlog,
+            self._lanes.floor,
+            settings.batch_rows,
+            settings.batch_bytes,
+            self._kinds,
         )
         if not waiting:
             self._lanes.backlog = self._lanes.floor
@@ -321,7 +353,8 @@ class Uplink:
         """Find pending rows behind both lanes: wanted again, or lost track of."""
         with self._lock:
             settled = not self._orders and now_s - self._taken_s > _ORDERS_QUIET_S
-        if now_s < self._sweep_at_s or not self._lanes.backlog_done or not settled:
+        held = len(self._kinds) < len(ALL_KINDS)  # what is found would be what may not be sent
+        if held or now_s < self._sweep_at_s or not self._lanes.backlog_done or not settled:
             return
         self._sweep_at_s = now_s + _SWEEP_S
         first = self._outbox.first_pending()

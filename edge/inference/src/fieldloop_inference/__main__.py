@@ -32,6 +32,7 @@ from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.health import Health
 from fieldloop_runtime.journal import Journal
 from fieldloop_runtime.life import ExitCode, Life
+from fieldloop_runtime.link import LinkMeter
 from fieldloop_runtime.mqtt import Session
 from fieldloop_runtime.presence import Presence
 from fieldloop_runtime.settings import help_text, load
@@ -93,7 +94,9 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
     fleet, device = settings.fleet, settings.device
     root = read_root(settings.root_file)
     log = Log.open(settings.log, fleet=fleet, device=device, service=SERVICE, journal=log_book)
-    source, session, presence = _connect(settings, root, clock, log_book)
+    folder = os.path.dirname(os.path.abspath(settings.log.path))
+    link = LinkMeter(settings.link, folder, SERVICE, clock.now)
+    source, session, presence = _connect(settings, root, clock, log_book, link)
     uplink = Uplink(
         settings.uplink,
         mqtt=settings.mqtt,
@@ -102,6 +105,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         service=SERVICE,
         log_path=settings.log.path,
         journal=log_book,
+        meter=link,
     )
     reader = Reader(settings.input_path)
     lamp = _connect_locally(settings)
@@ -119,6 +123,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         begin_trial=partial(Trial, delegate=settings.delegate),
         counters=lambda: {
             **source.counters,
+            **link.counters(),
             "bytes_sent": uplink.bytes_sent + session.bytes_sent,
             "bytes_received": uplink.bytes_received + session.bytes_received,
             "mqtt.dropped": session.dropped,
@@ -155,7 +160,11 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
 
 
 def _connect(
-    settings: InferenceSettings, root: bytes, clock: SystemClock, log_book: Journal
+    settings: InferenceSettings,
+    root: bytes,
+    clock: SystemClock,
+    log_book: Journal,
+    link: LinkMeter,
 ) -> tuple[ModelSource, Session, Presence]:
     """The source of orders and bundles, the control connection that feeds it, and our presence."""
     fleet, device = settings.fleet, settings.device
@@ -174,6 +183,7 @@ def _connect(
         capability=lambda: capability(settings),
         clock=clock,
         journal=log_book,
+        link=link,
     )
     presence = Presence(
         fleet,
@@ -181,12 +191,14 @@ def _connect(
         SERVICE,
         versions={"fieldloop-inference": version("fieldloop-inference")},
         capability=capability(settings),
+        meter=link,
     )
     session = Session(
         settings.mqtt,
         f"{fleet}/{device}/{SERVICE}/ctl",
         subscriptions=source.filters(),
         will=presence.will(),
+        meter=link,
     )
     return source, session, presence
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fieldloop_buffer import LogSettings, UplinkSettings
 from fieldloop_inference.selection import SampleSettings
+from fieldloop_runtime.link import LinkSettings
 from fieldloop_runtime.settings import (
     HealthSettings,
     IdentitySettings,
@@ -33,6 +34,7 @@ class InferenceSettings(IdentitySettings):
     uplink: UplinkSettings = Field(default_factory=UplinkSettings)
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
+    link: LinkSettings = Field(default_factory=LinkSettings)
     input_path: str = Field(description="the ingestion service's log, which windows are cut from")
     root_file: str = Field(description="the fleet's trusted root metadata (root.json)")
     runtime: Literal["auto", "litert", "tflite"] = Field(

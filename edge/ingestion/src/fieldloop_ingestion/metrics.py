@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from fieldloop_buffer import Log
 from fieldloop_buffer.uplink import Figures
 from fieldloop_contract.messages import Reported
+from fieldloop_runtime.wear import Wear, written_bytes
 
 
 class Metrics:
@@ -24,6 +27,11 @@ class Metrics:
         self._connected = gauge("uplink_connected", "whether the broker granted the subscriptions")
         self._in_flight = gauge("uplink_batches_in_flight", "batches not acknowledged by the cloud")
 
+        self._backlog = gauge("backlog", "rows, bytes, drain_h, drops_in_h as reported", ("what",))
+        self._written = gauge("disk_written_bytes", "bytes written to storage since the start")
+        self._wear = gauge("disk_written_bytes_per_day", "bytes written to storage in a day")
+        self._by_day = Wear()
+
     def update(self, reported: Reported, figures: Figures, log: Log) -> None:
         """Set all gauges."""
         for account in ("produced", "stored", "pending", "withheld"):
@@ -39,6 +47,13 @@ class Metrics:
             self._samples.labels(stream.stream).set(stream.samples)
         for name, n in reported.counters.items():
             self._counters.labels(name).set(n)
+        backlog = reported.backlog.model_dump(exclude_none=True) if reported.backlog else {}
+        self._backlog.clear()
+        for what, n in backlog.items():
+            self._backlog.labels(what).set(n)
+        written = written_bytes()
+        self._written.set(written)
+        self._wear.set(self._by_day.per_day(time.monotonic(), written))
         self._bytes.set(log.bytes_on_disk())
         self._connected.set(figures.connected)
         self._in_flight.set(figures.in_flight)

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from random import Random
 
 from fieldloop_buffer import Log, Uplink
+from fieldloop_buffer.outlook import Outlook
 from fieldloop_contract.errors import OutOfSpace, RetryLater
 from fieldloop_contract.messages import Capability, Reported
 from fieldloop_ingestion import memory
@@ -26,6 +27,7 @@ from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.health import Health, serve
 from fieldloop_runtime.journal import Journal
 from fieldloop_runtime.life import ExitCode, Life
+from fieldloop_runtime.link import LinkMeter
 from fieldloop_runtime.mqtt import Connected, Session
 from fieldloop_runtime.presence import Presence
 
@@ -61,6 +63,9 @@ class Service:
             for stream in profile.streams
         }
         self._sources = [self._supervise(index) for index in range(len(profile.sources))]
+        folder = os.path.dirname(os.path.abspath(settings.log.path))
+        self._link = LinkMeter(settings.link, folder, SERVICE, self._clock.now)
+        self._outlook = Outlook()
         self._presence = Presence(
             fleet,
             device,
@@ -68,9 +73,13 @@ class Service:
             versions={"fieldloop-ingestion": version("fieldloop-ingestion")},
             capability=self._capability(),
             interval_s=_REPORT_S,
+            meter=self._link,
         )
         self._control = Session(
-            settings.mqtt, f"{fleet}/{device}/{SERVICE}/ctl", will=self._presence.will()
+            settings.mqtt,
+            f"{fleet}/{device}/{SERVICE}/ctl",
+            will=self._presence.will(),
+            meter=self._link,
         )
         self._uplink = Uplink(
             settings.uplink,
@@ -79,6 +88,7 @@ class Service:
             device=device,
             service=SERVICE,
             log_path=settings.log.path,
+            meter=self._link,
         )
         self._health = Health()
         self._metrics = Metrics(self._health.registry)
@@ -200,15 +210,16 @@ class Service:
         if now_s - self._report_s < _REPORT_S:
             return
         self._report_s = now_s
-        reported = self._reported()
+        reported = self._reported(now_s)
         self._presence.report(self._control, reported, now_s)
         self._metrics.update(reported, self._uplink.figures, self._log)
 
-    def _reported(self) -> Reported:
+    def _reported(self, now_s: float) -> Reported:
         figures = self._uplink.figures
+        ledgers = self._log.ledgers()
         return Reported(
             session=self._presence.session_id,
-            ledgers=self._log.ledgers()[-LEDGERS_REPORTED_MAX:],
+            ledgers=ledgers[-LEDGERS_REPORTED_MAX:],
             streams=[s.state(self._samples[s.id]) for s in self._profile.streams],
             counters={
                 "bytes_sent": self._uplink.bytes_sent,
@@ -221,8 +232,12 @@ class Service:
                 "source_restarts": sum(source.restarts for source in self._sources),
                 "samples_passed_over": sum(s.sink.passed_over for s in self._sources),
                 "capture_requests_refused": self._triggers.refused,
+                **self._link.counters(),
                 **{f"rejected.{code}": n for code, n in self._log.rejects().items()},
             },
+            backlog=self._outlook.look(
+                now_s, ledgers, self._log.row_bytes, self._log.capacity_bytes()
+            ),
         )
 
     def _end(self, stop_health: object) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fieldloop_buffer.settings import LogSettings, UplinkSettings
 from fieldloop_contract.ids import Id
+from fieldloop_runtime.link import LinkSettings
 from fieldloop_runtime.settings import HealthSettings, MqttSettings, Settings
 
 SERVICE = "ingestion"
@@ -32,3 +33,4 @@ class IngestionSettings(Settings):
     uplink: UplinkSettings = UplinkSettings()
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()
+    link: LinkSettings = LinkSettings()

@@ -23,20 +23,29 @@ class Budget:
     Args:
         bytes_per_day: 0 for no limit; what was received is counted all the same.
         utc_ns: the clock.
+        link_room: bytes that the month's budget of the whole device leaves for downloads.
     """
 
-    def __init__(self, state: TrustState, bytes_per_day: int, utc_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        state: TrustState,
+        bytes_per_day: int,
+        utc_ns: Callable[[], int],
+        link_room: Callable[[], int] = lambda: UNLIMITED,
+    ) -> None:
         self._state = state
         self._bytes_per_day = bytes_per_day
         self._utc_ns = utc_ns
+        self._link_room = link_room
         day, stored = state.fact(_FACT) or (0, 0)
         self._day, self._spent, self._stored = int(day), int(stored), int(stored)
 
     @property
     def room(self) -> int:
-        """Bytes left today."""
+        """Bytes left today, and within the month's budget."""
         self._turn()
-        return max(0, self._bytes_per_day - self._spent) if self._bytes_per_day else UNLIMITED
+        today = max(0, self._bytes_per_day - self._spent) if self._bytes_per_day else UNLIMITED
+        return min(today, self._link_room())
 
     @property
     def spent(self) -> int:

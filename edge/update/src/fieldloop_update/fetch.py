@@ -2,8 +2,9 @@
 
 Each chunk is asked for by subscribing to its topic, checked against its digest, written in place,
 and its topic left; large files may come over HTTPS instead, chunk by chunk too. What does not come
-is reported. What takes too long, is too slow, or would cost more than the day's budget is given up
-for a while, with a reason in words, and goes on where it was. Owner thread only.
+is reported. What takes too long, is too slow, or would cost more than the budget of the day or of
+the month is given up for a while, with a reason in words, and goes on where it was. Owner thread
+only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fieldloop_contract.manifest import CHUNK_BYTES_MAX, Carriage, sha256
 from fieldloop_contract.messages import Capability, ModelRef
 from fieldloop_contract.topics import blob_topic
 from fieldloop_runtime.backoff import full_jitter
+from fieldloop_runtime.link import LinkMeter, wire_bytes
 from fieldloop_update.budget import Budget
 from fieldloop_update.bundles import Bundles
 from fieldloop_update.download import Download
@@ -59,6 +61,7 @@ class Fetcher:
         *,
         budget: Budget | None = None,
         capability: Callable[[], Capability] | None = None,
+        link: LinkMeter | None = None,
         seed: int | None = None,
     ) -> None:
         self.chunks_taken = 0
@@ -72,6 +75,7 @@ class Fetcher:
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._budget = budget
+        self._link = link
         self._capability = capability
         self._random = Random(seed)
         self._downloads: dict[str, Download] = {}
@@ -308,7 +312,7 @@ class Fetcher:
     def _over_budget(self, download: Download, now_s: float, *, idle: bool) -> None:
         if not idle or self._budget is None:
             return  # what is asked for already is within the budget, and may come
-        text = f"the day's budget is used up ({self._budget.spent} bytes)"
+        text = f"the budget is used up ({self._budget.spent} bytes today)"
         refused = Refused("download.budget", text, download.ref)
         self._pause(download, now_s, refused, at_least_s=self._budget.renewed_in_s)
 
@@ -370,6 +374,8 @@ class Fetcher:
         for item in self._https.take():
             if isinstance(item, Piece):
                 self._count(len(item.payload))
+                if self._link is not None:  # what comes by MQTT its session counts
+                    self._link.spend(wire_bytes(len(item.payload)))
                 if sha256(item.payload) == item.digest:
                     self._take(item.digest, item.payload)
                 else:

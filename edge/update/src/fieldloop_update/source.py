@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from fieldloop_contract.errors import FixConfiguration, MalformedMessage, RetryLater
@@ -17,6 +18,7 @@ from fieldloop_contract.messages import Capability, ModelRef
 from fieldloop_contract.topics import Topic, blob_filter, meta_filter, parse_blob, parse_meta
 from fieldloop_runtime.clock import BUILD_FLOOR_NS, SystemClock
 from fieldloop_runtime.journal import Journal
+from fieldloop_runtime.link import LinkMeter, Use
 from fieldloop_update.budget import Budget
 from fieldloop_update.bundles import Bundle, Bundles
 from fieldloop_update.durable import make_folder
@@ -40,6 +42,7 @@ class ModelSource:
         root: the fleet's TUF root metadata that came with the installation.
         subscribe, unsubscribe: take MQTT filters; remembered by the session while offline.
         capability: what this device can run, asked before files are fetched; None for no gate.
+        link: the month's budget of the whole device.
 
     Raises:
         FixConfiguration: another process works in the same folder.
@@ -58,6 +61,7 @@ class ModelSource:
         clock: SystemClock,
         journal: Journal | None = None,
         capability: Callable[[], Capability] | None = None,
+        link: LinkMeter | None = None,
     ) -> None:
         folder = Path(settings.dir)
         make_folder(folder)
@@ -81,8 +85,14 @@ class ModelSource:
             self._bundles,
             subscribe,
             unsubscribe,
-            budget=Budget(self._state, settings.budget_bytes_per_day, lambda: clock.now().utc_ns),
+            budget=Budget(
+                self._state,
+                settings.budget_bytes_per_day,
+                lambda: clock.now().utc_ns,
+                *([partial(link.room, Use.RAW)] if link is not None else []),
+            ),
             capability=capability,
+            link=link,
         )
         self._order: Order | None = self._verifier.order()
         self._queued: list[Outcome] = []
