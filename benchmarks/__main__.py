@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("log", "telemetry", "delivery", "inference")
+NAMES = ("log", "log_service", "telemetry", "delivery", "inference")
 
 
 def main() -> int:

@@ -22,18 +22,24 @@ from fieldloop_buffer import Entry, Kind, Log, LogSettings, pack_frame
 from fieldloop_contract.frames import Clock, Frame
 
 ROUNDS = 5
-_PRAGMAS = {"durable": "FULL", "balanced": "NORMAL"}
+PRAGMAS = {"durable": "FULL", "balanced": "NORMAL"}
 
 
-def _entry() -> Entry:
+def frame_entry() -> Entry:
+    """A frame of 50 samples of 6 channels."""
     samples = os.urandom(1200).replace(b"\x7f", b"\x3f").replace(b"\xff", b"\x3f")
     frame = Frame("imu", 10**18, 10**9, "0" * 32, Clock.SYNCHRONISED, 50.0, 6, samples)
     return Entry(Kind.FRAME, "imu", frame.t0_ns, pack_frame(frame))
 
 
-def _ours(path: Path, mode: Any, batch: int, batches: int, entry: Entry) -> float:
+def open_log(path: Path, mode: Any) -> Log:
+    """A log that is never full."""
     settings = LogSettings(path=str(path), mode=mode, bytes_max=1 << 36)
-    log = Log.open(settings, fleet="acme", device="bench", service="ingestion")
+    return Log.open(settings, fleet="acme", device="bench", service="ingestion")
+
+
+def _ours(path: Path, mode: Any, batch: int, batches: int, entry: Entry) -> float:
+    log = open_log(path, mode)
     begun = time.perf_counter()
     for _ in range(batches):
         for _ in range(batch):
@@ -48,7 +54,7 @@ def _ours(path: Path, mode: Any, batch: int, batches: int, entry: Entry) -> floa
 def _plain(path: Path, mode: str, batch: int, batches: int, entry: Entry) -> float:
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
-    db.execute(f"PRAGMA synchronous={_PRAGMAS[mode]}")
+    db.execute(f"PRAGMA synchronous={PRAGMAS[mode]}")
     db.execute(
         "CREATE TABLE rows (id INTEGER PRIMARY KEY, kind INT, stream INT, t_ns INT, payload BLOB)"
     )
@@ -68,7 +74,7 @@ def _plain(path: Path, mode: str, batch: int, batches: int, entry: Entry) -> flo
 def _sqlite_utils(path: Path, mode: str, batch: int, batches: int, entry: Entry) -> float:
     db = sqlite_utils.Database(path)
     db.conn.execute("PRAGMA journal_mode=WAL")
-    db.conn.execute(f"PRAGMA synchronous={_PRAGMAS[mode]}")
+    db.conn.execute(f"PRAGMA synchronous={PRAGMAS[mode]}")
     begun = time.perf_counter()
     seq = 0
     for _ in range(batches):
@@ -90,7 +96,7 @@ def _round(run: Callable[..., float], *arguments: Any) -> float:
 
 def measure(*, quick: bool = False) -> list[dict[str, Any]]:
     """Rows a second by mode and batch: medians of interleaved rounds, and ratios."""
-    entry = _entry()
+    entry = frame_entry()
     table: list[dict[str, Any]] = []
     for mode in ("durable", "balanced"):
         for batch, batches in ((1, 400), (100, 100), (1000, 20)):
