@@ -59,7 +59,7 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-# ---- acknowledgement -----------------------------------------------------------------------------
+# ---- acknowledgement ---------------------------------------------------------------------------
 
 
 def _paced(seconds: float, put: Any, commit: Any) -> list[float]:
@@ -128,7 +128,7 @@ def _latency(seconds: float, entry: Entry) -> list[Figures]:
     return table
 
 
-# ---- draining --------------------------------------------------------------------------------------
+# ---- draining ----------------------------------------------------------------------------------
 
 
 def _fill(path: Path, rows: int, entry: Entry) -> Log:
@@ -245,7 +245,7 @@ def cloud(port: int) -> None:
     threading.Event().wait(600)
 
 
-# ---- memory and disk -------------------------------------------------------------------------------
+# ---- memory and disk ---------------------------------------------------------------------------
 
 _PROFILE = """
 streams:
@@ -297,7 +297,7 @@ def _disk(rows: int, entry: Entry) -> list[Figures]:
     return [_figure("disk of a million rows", size * scale, "MB", "their payload", payload)]
 
 
-# ---- the gateway -----------------------------------------------------------------------------------
+# ---- the gateway -------------------------------------------------------------------------------
 
 
 def _gateway_python() -> Path:

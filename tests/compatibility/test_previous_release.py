@@ -6,12 +6,10 @@ Where that is not at hand (a shallow clone, an unpacked archive) there is nothin
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,27 +20,12 @@ from support.broker import Mosquitto
 from support.telemetry import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-RELEASE = (Path(__file__).parent / "RELEASE").read_text(encoding="utf-8").strip()
 ROWS, SAMPLES = 200, 2_000
 _PROFILE = {
     "streams": [{"id": "imu", "rate_hz": 50, "channels": [{"name": "ax", "unit": "g"}]}],
     "sources": [{"id": "rec", "kind": "replay", "stream": "imu", "path": "", "speed": 0,
                  "frame_samples": 50}],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of the previous release."""
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", RELEASE], capture_output=True, check=False
-    )
-    if archive.returncode:
-        pytest.skip(f"data: revision {RELEASE[:12]} is not in this clone")
-    folder = tmp_path_factory.mktemp("release")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    return folder
 
 
 def environ(tree: Path, port: int, **more: str) -> dict[str, str]:
