@@ -180,6 +180,57 @@ def test_the_service_sends_reports_and_ends_in_order(
     listener.stop()
 
 
+def test_an_idle_service_writes_nothing_and_says_its_backlog_and_its_wear(
+    service: Process, mosquitto: Mosquitto
+) -> None:
+    cloud = PretendCloud(mosquitto.port).start()
+    listener = Listener(mosquitto.port)
+    cloud.mute.set()
+    service.environ["FIELDLOOP_UPLINK_RESEND_AFTER_S"] = "0.5"
+    record(service.folder / "rec", "one", 5_000)
+    service.start()
+
+    def backlog(rows: int) -> bool:
+        listener.hear()
+        last = listener.reported[-1].backlog if listener.reported else None
+        return last is not None and last.rows == rows
+
+    until(lambda: backlog(101))  # frames, and the event that tells of the recording's end
+    told = listener.reported[-1].backlog
+    assert told is not None
+    assert told.bytes > 5_000 * 2 * 4
+    assert told.drain_h is None
+    cloud.mute.clear()
+    until(lambda: backlog(0))
+    assert listener.reported[-1].counters["link.spent_bytes"] >= 0
+    assert "link.budget_bytes" not in listener.reported[-1].counters
+    time.sleep(2)  # the last answers are being written
+    assert service.process is not None
+    before, files = written(service.process.pid), seen(service.folder / "log")
+    said = len(listener.reported)
+    time.sleep(4)
+    assert written(service.process.pid) == before
+    assert seen(service.folder / "log") == files
+    listener.hear()
+    assert len(listener.reported) <= said + 1, "nothing changed, so nothing is reported"
+    metrics = service.get("/metrics")
+    for name in ("disk_written_bytes", "disk_written_bytes_per_day", 'backlog{what="rows"}'):
+        assert f"fieldloop_{name} " in metrics
+    cloud.stop()
+    listener.stop()
+
+
+def written(pid: int) -> int:
+    """Bytes that a process caused to be written to storage."""
+    lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
+
+
+def seen(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file."""
+    return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
 def test_a_kill_is_told_by_the_will_and_nothing_is_lost(
     service: Process, mosquitto: Mosquitto
 ) -> None:

@@ -59,9 +59,14 @@ def test_a_good_profile_is_read_and_its_cost_is_said(tmp_path: Path) -> None:
     assert profile.streams[0].channels[0].max == 16
     assert profile.sources[0].options == {"path": "/data"}
     assert profile.streams[0].state(7).samples == 7
-    lines = "\n".join(cost_lines(profile))
+    lines = "\n".join(cost_lines(profile, 1 << 30, 500_000_000))
     assert "imu: 34.6 MB a day" in lines
     assert "raw: 1105.9 MB a day on the card, uplink none" in lines
+    assert "in all 1140.5 MB a day on the card, of flash 2509.1" in lines
+    assert "a log of 1074 MB is full after 0.9 days offline" in lines
+    assert "about 933 MB a month on the link" in lines
+    assert "MORE than the budget of 500 MB a month: raw data waits from day 14" in lines
+    assert "within the budget" in "\n".join(cost_lines(profile, 1 << 30, 2_000_000_000))
 
 
 def test_all_faults_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 
+from fieldloop_buffer.settings import LogSettings
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_ingestion.profile import Profile, load_profile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
 from fieldloop_ingestion.source import fit
 from fieldloop_runtime.journal import configure
 from fieldloop_runtime.life import ExitCode, Life, run
+from fieldloop_runtime.link import LinkSettings
 from fieldloop_runtime.settings import help_text, load
 
 
@@ -58,7 +60,10 @@ def _check(path: str) -> int:
     from fieldloop_ingestion.cost import cost_lines  # noqa: PLC0415 - only here
 
     profile: Profile = load_profile(path, fit)
-    sys.stdout.write("\n".join([f"{path}: ok", *cost_lines(profile)]) + "\n")
+    log = load(LogSettings, os.environ, prefix="FIELDLOOP_LOG_", overrides={"path": "-"})
+    link = load(LinkSettings, os.environ, prefix="FIELDLOOP_LINK_")
+    lines = cost_lines(profile, log.bytes_max, link.bytes_per_month)
+    sys.stdout.write("\n".join([f"{path}: ok", *lines]) + "\n")
     return ExitCode.OK
 
 
