@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,16 @@ def test_a_further_migration_runs_once_and_loses_nothing(
     assert ran == [1]
     assert version(frozen) == schema.VERSION
     assert backlog(frozen) == kept
+
+
+def test_two_processes_that_make_a_log_at_once_make_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fieldloop_buffer.migrate", str(tmp_path / "log.db")]
+    children = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+    for child in children:
+        _, error = child.communicate(timeout=120)
+        assert child.returncode == 0, error
+    assert version(tmp_path / "log.db") == schema.VERSION
+    open_log(tmp_path / "log.db").close()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(

@@ -16,17 +16,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fieldloop_buffer import quarantine
-from fieldloop_buffer.accounting import (
-    keys_of,
-    store_rows,
-    touches,
-    unstore_rows,
-    wanted_again,
-)
+from fieldloop_buffer.answers import Answers
 from fieldloop_buffer.deadletters import DeadLetter, DeadLetters, reject_counts
 from fieldloop_buffer.entry import (
     CODE_OF,
@@ -38,12 +31,12 @@ from fieldloop_buffer.entry import (
     split_id,
 )
 from fieldloop_buffer.events import event_entry
-from fieldloop_buffer.ledger import Account
 from fieldloop_buffer.logfile import LogFile
-from fieldloop_buffer.orders import Damaged, Order, Unreadable
+from fieldloop_buffer.orders import Order, Unreadable
 from fieldloop_buffer.payload import checksum
 from fieldloop_buffer.ranges import Range, runs
 from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
+from fieldloop_buffer.room import COMMIT_OVERHEAD_BYTES
 from fieldloop_buffer.rowstore import Dropped, RowStore, RowTuple
 from fieldloop_buffer.settings import LogSettings, Policy
 from fieldloop_contract.errors import LimitExceeded, OutOfSpace
@@ -55,9 +48,7 @@ BUFFER_ROWS_MAX = 4_096
 WRITE_ROWS = 256
 STATE_BYTES_MAX = 64 * 1024
 STATE_KEYS_MAX = 1_000
-UNREADABLE = "unreadable"
 _WRITES_PER_INTERVAL = 4
-_COMMIT_OVERHEAD_BYTES = 64 * 1024
 _ROW_BYTES, _ROW_BYTES_SHARE = 1_000, 0.05
 
 
@@ -89,8 +80,9 @@ class Log:
         self._store: RowStore | None = None
         self._stream_nos: dict[str, int] = {}
         self._generation = 0
-        self._file = LogFile(settings, policies, journal, self._tell)
+        self._file = LogFile(settings, policies, journal, self._tell, self._service)
         self._buffer_bytes_max = self._file.bounds.buffer_bytes_max
+        self._answers = Answers(self._file, self._service, self.dead_letter)
 
     @classmethod
     def open(
@@ -255,7 +247,7 @@ class Log:
     def _flush(self, *, full: bool) -> None:
         """One transaction: rows, state, dead letters, the books, and what the bound asks for."""
         file, store = self._file, self._file.store
-        if not file.room.admit(self._buffer_bytes * 3 // 2 + _COMMIT_OVERHEAD_BYTES):
+        if not file.room.admit(self._buffer_bytes * 3 // 2 + COMMIT_OVERHEAD_BYTES):
             raise OutOfSpace(
                 f"a reader pins the write-ahead log of {file.path} at its bound",
                 code="space.pinned",
@@ -346,15 +338,7 @@ class Log:
         Returns:
             How many rows were not counted before.
         """
-
-        def act(account: Account) -> int:
-            keys = keys_of(account, ranges, account.durable_seq)
-            if not touches(self._file.store, keys):
-                return 0
-            with self._file.transaction(full=False):
-                return store_rows(self._file.store, account, keys)
-
-        return self._answer(epoch, act)
+        return self._answers.acknowledge(epoch, ranges)
 
     def want(self, epoch: str, ranges: Sequence[Range]) -> int:
         """Put rows that are still held back to pending, as after a restore of the cloud's store.
@@ -362,30 +346,7 @@ class Log:
         Returns:
             How many rows will be sent again; at most `accounting.WANT_ROWS_MAX` in one call.
         """
-
-        def act(account: Account) -> int:
-            keys = wanted_again(self._file.store, keys_of(account, ranges, account.durable_seq))
-            if not keys:
-                return 0
-            with self._file.transaction(full=False):
-                return unstore_rows(self._file.store, account, keys)
-
-        return self._answer(epoch, act)
-
-    def _answer(self, epoch: str, act: Callable[[Account], int]) -> int:
-        """Write what the cloud said, unsynced: a power cut makes the rows be sent once more."""
-
-        def write() -> int:
-            # Looked up here: what a failed transaction leaves behind is read again.
-            account = self._file.store.books.by_epoch(epoch)
-            if account is None or not self._file.room.admit(_COMMIT_OVERHEAD_BYTES):
-                return 0
-            return act(account)
-
-        try:
-            return self._file.guarded(write, 0)
-        except OutOfSpace:
-            return 0
+        return self._answers.want(epoch, ranges)
 
     def apply(self, orders: Iterable[Order]) -> None:
         """Do what the uplink handed over."""
@@ -395,43 +356,9 @@ class Log:
             elif isinstance(order, Want):
                 self.want(order.epoch, order.ranges)
             elif isinstance(order, Unreadable):
-                self._unreadable(order)
+                self._answers.unreadable(order)
             else:
-                self._damaged(order)
-
-    def _damaged(self, order: Damaged) -> None:
-        """Rows with a wrong checksum are dropped; a malformed file is checked and replaced."""
-        if not order.seqs:
-            self._file.complaint()
-            return
-
-        self._discard(order.epoch, order.seqs, quarantine.CAUSE)
-
-    def _discard(self, epoch: str, seqs: Sequence[int], cause: str) -> None:
-        def write() -> int:
-            account = self._file.store.books.by_epoch(epoch)
-            if account is None:
-                return 0
-            keys = [row_id(account.no, seq) for seq in seqs if 1 <= seq <= SEQ_MAX]
-            with self._file.transaction(full=False):
-                self._file.delete(keys, cause)
-            return len(keys)
-
-        self._file.guarded(write, 0)
-
-    def _unreadable(self, order: Unreadable) -> None:
-        """Rows that the cloud will never take are dropped, and kept as dead letters."""
-        account = self._file.store.books.by_epoch(order.epoch)
-        if account is None:
-            return
-        for seq in order.seqs:
-            found = self._file.store.content(row_id(account.no, seq))
-            if found is not None:
-                stream, t_ns, payload = found
-                reason = f"the cloud answers other rows and never {order.epoch}/{seq}"
-                code = f"uplink.{UNREADABLE}"
-                self.dead_letter(DeadLetter(t_ns, self._service, stream, code, reason, payload))
-        self._discard(order.epoch, order.seqs, UNREADABLE)
+                self._answers.damaged(order)
 
     # ---- state, books, care ----------------------------------------------------------------------
 
@@ -493,7 +420,7 @@ class Log:
         self._at_s = int(now_s)
         expired = file.store.older_than(int(now_s - self.settings.age_max_s))
         over = bytes_to_free(file.room.usage(), file.bounds)
-        if (expired or over) and file.room.admit(_COMMIT_OVERHEAD_BYTES):
+        if (expired or over) and file.room.admit(COMMIT_OVERHEAD_BYTES):
             file.guarded(lambda: self._retire(expired, over), 0)
         file.room.keep_reserve()
 

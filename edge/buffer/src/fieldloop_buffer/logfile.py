@@ -49,6 +49,7 @@ class LogFile:
     Args:
         policies: what goes at the bound, by stream; others have `settings.policy`.
         tell: takes the type and data of an event that the log has to hold.
+        own: stream of such events, which tell of drops and are the last to be dropped.
 
     Attributes:
         account: the books of the current epoch.
@@ -69,6 +70,7 @@ class LogFile:
         policies: Mapping[str, Policy],
         journal: Journal,
         tell: Tell,
+        own: str,
     ) -> None:
         self.full = False
         self.generation = 0
@@ -80,6 +82,7 @@ class LogFile:
         self._policies = dict(policies)
         self._journal = journal
         self._tell = tell
+        self._own = own
         self._noise = Throttle(60)
         self._complaints = 0
         self._synchronous = ""
@@ -313,6 +316,7 @@ class LogFile:
         choices: tuple[Callable[[], list[tuple[int, int]]], ...] = (
             self.store.oldest_settled,
             raw,
+            lambda: self.store.oldest_pending(bulk_only=False, spared=[*spared, self._own]),
             lambda: self.store.oldest_pending(bulk_only=False, spared=spared),
         )
         freed = 0

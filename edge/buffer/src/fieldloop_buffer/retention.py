@@ -3,10 +3,10 @@
 The bound in bytes is divided into three: data pages, write-ahead log, reserve. Rows are deleted
 only when data pages reach their share: first those that the cloud does not wait for (acknowledged
 or withheld), oldest first; then raw rows, in turn the oldest of `drop_oldest` streams and every
-second one of `decimate` streams; then everything else of both, oldest first. What remains belongs
-to `drop_newest` streams, whose new rows are refused until an acknowledgement makes room. Deleting
-writes to the write-ahead log as well; so where a reader pins that at its share, nothing is deleted,
-and input is refused.
+second one of `decimate` streams; then everything else of both, oldest first, with events that tell
+of drops last of all. What remains belongs to `drop_newest` streams, whose new rows are refused
+until an acknowledgement makes room. Deleting writes to the write-ahead log as well; so where a
+reader pins that at its share, nothing is deleted, and input is refused.
 """
 
 from __future__ import annotations

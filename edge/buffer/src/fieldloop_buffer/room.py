@@ -11,6 +11,8 @@ from fieldloop_buffer.retention import Bounds, Usage, Wal, wal_verdict
 
 _RESERVE_STEP = 1 << 16
 _TRUNCATE_BUSY_MS = 100
+COMMIT_OVERHEAD_BYTES = 64 * 1024
+"""Most that a commit writes beside its rows."""
 _COMMIT_PAGES = 5
 """Pages that a commit writes beside its rows: books, pending set, state, pages that are split."""
 

@@ -35,12 +35,13 @@ def migrate(path: str) -> None:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        done = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        for number, step in enumerate(_MIGRATIONS[done:], start=done + 1):
+        for number, step in enumerate(_MIGRATIONS, start=1):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                step(sqlite_utils.Database(connection))
-                connection.execute(f"PRAGMA user_version={number}")
+                # Read inside: the child of a service that was killed may be at it as well.
+                if int(connection.execute("PRAGMA user_version").fetchone()[0]) < number:
+                    step(sqlite_utils.Database(connection))
+                    connection.execute(f"PRAGMA user_version={number}")
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
