@@ -43,7 +43,7 @@ class Gates(Settings):
     agreement_min: Share | None = None
     """Share of windows on which shadow and active model must agree; None for no such limit."""
     disagreement_excess_max: Share = 0.1
-    """Disagreement in shadow above that measured on the recent set, where the manifest states it."""
+    """Disagreement in shadow above that measured on the recent set, where that is stated."""
     shadow_min: Annotated[int, Field(ge=1)] = 50
     """Windows scored by both below which disagreement and tails are not judged."""
     tail_excess_max: Share = 0.05

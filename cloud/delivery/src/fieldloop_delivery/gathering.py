@@ -1,21 +1,23 @@
 """What devices have shown of a version, read from the store. Writes nothing.
 
 Counts are made by the database, grouped by device, so that memory does not grow with the number of
-windows. A window counts for a version by the digest in its result, never by what was ordered.
+windows. A window counts for a version by the digest in its result, never by what was ordered; one
+of a stopped machine counts for nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, select, true
+from sqlalchemy import ColumnElement, and_, case, false, func, null, or_, select, true
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.messages import Reported, SlotState, from_object
-from fieldloop_delivery.rollout import Evidence, Rollout, Tally
+from fieldloop_delivery.evidence import Beside, Evidence, Tally
+from fieldloop_delivery.rollout import Rollout
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import ServiceRow
 from fieldloop_store.schema import annotations as labels
@@ -26,52 +28,82 @@ BASELINE_NS = 7 * 86_400 * 10**9
 FAILURES_MAX = 10_000
 _FAILED_STATES = ("REJECTED", "ROLLED_BACK")
 _FAILED_EVENTS = ("model.rejected", "model.rolled-back", "model.rolledback", "model.rollback")
+_WALKING_STATES = ("FETCHING", "VERIFIED", "TRIAL", "SHADOW", "PROBATION")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the registry says of the versions involved.
+
+    Attributes:
+        thresholds: digest to the score above which a version raises an alarm; stated ones only.
+        disagreement: digest of an earlier version to the share of recent windows on which the
+            target names another label, and the number of windows.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    disagreement: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+
+
+def reported_evidence(
+    slot: str, key: str, services: Mapping[str, ServiceRow], now_ns: int
+) -> dict[str, Evidence]:
+    """What the services themselves say: whether they are there, and the state of their slot."""
+    return {device: _reported(slot, key, row, now_ns) for device, row in services.items()}
 
 
 def gather(
-    store: Store, fleet: str, rollout: Rollout, services: Mapping[str, ServiceRow], since_ns: int
+    store: Store,
+    fleet: str,
+    rollout: Rollout,
+    services: Mapping[str, ServiceRow],
+    since_ns: int,
+    now_ns: int,
+    known: Known | None = None,
 ) -> dict[str, Evidence]:
     """Evidence of every device in `services` for a rollout that began at `since_ns`."""
-    touched = {t.device for t in rollout.touched}
-    found = {device: _reported(rollout, row) for device, row in services.items()}
-    if not touched:
+    known = known or Known()
+    found = reported_evidence(rollout.lane, rollout.target.key, services, now_ns)
+    concerned = {*rollout.members, *rollout.controls} & set(found)
+    if not concerned:
         return found
-    new = _tallies(store, fleet, rollout, results.c.model_digest == rollout.target.digest, since_ns)
-    old = _tallies(
-        store,
-        fleet,
-        rollout,
-        results.c.model_digest != rollout.target.digest,
-        since_ns - BASELINE_NS,
-    )
-    shadow = _agreement(store, fleet, rollout, since_ns)
+    tallies = _tallies(store, fleet, rollout, since_ns)
+    alarms = _alarms(store, fleet, rollout, since_ns)
+    beside = _beside(store, fleet, rollout, since_ns, known)
     failed = _failures(store, fleet, rollout, since_ns)
-    for device in touched & set(found):
-        shadowed, agreed = shadow.get(device, (0, 0))
+    for device in concerned:
+        new, old, idle = tallies.get(device, (Tally(), Tally(), 0))
+        raised, raised_before = alarms.get(device, (0, 0))
+        member = rollout.members.get(device)
+        before = member.previous.key if member is not None and member.previous is not None else ""
         found[device] = replace(
             found[device],
             failed=found[device].failed or failed.get(device, ""),
-            new=new.get(device, Tally()),
-            old=old.get(device, Tally()),
-            shadowed=shadowed,
-            agreed=agreed,
+            new=replace(new, alarms=raised),
+            old=replace(old, alarms=raised_before),
+            idle=idle,
+            beside=beside.get(device, Beside()),
+            expected_disagreement=known.disagreement.get(before),
         )
     return found
 
 
-def _reported(rollout: Rollout, row: ServiceRow) -> Evidence:
-    """What the service itself says: whether it is there, and the state of its slot."""
-    slot = _slot(rollout.slot, row)
+def _reported(slot_name: str, key: str, row: ServiceRow, now_ns: int) -> Evidence:
+    online = row.state == "online"
+    away_s = 0.0 if online else max(0.0, (now_ns - row.status_ns) / 1e9)
+    slot = _slot(slot_name, row)
     if slot is None:
-        return Evidence(online=row.state == "online")
+        return Evidence(online=online, away_s=away_s)
     state = slot.state.upper().replace("-", "_")
-    digest = rollout.target.digest
-    active = slot.active is not None and slot.active.digest == digest
-    candidate = slot.candidate is not None and slot.candidate.digest == digest
-    failed = state in _FAILED_STATES and candidate
+    active = slot.active.digest if slot.active is not None else ""
+    candidate = slot.candidate.digest if slot.candidate is not None else ""
+    failed = state in _FAILED_STATES and candidate == key
     return Evidence(
-        online=row.state == "online",
-        installed=state == "ACTIVE" and active,
+        online=online,
+        away_s=away_s,
+        runs=active,
+        at_work=candidate if state in _WALKING_STATES else "",
+        installed=state == "ACTIVE" and active == key,
         failed=f"{state}: {slot.reason:.200}" if failed else "",
     )
 
@@ -86,31 +118,46 @@ def _slot(name: str, row: ServiceRow) -> SlotState | None:
     return next((s for s in reported.slots if s.slot == name), None)
 
 
-def _tallies(
-    store: Store, fleet: str, rollout: Rollout, version: ColumnElement[bool], since_ns: int
-) -> dict[str, Tally]:
-    r, a = results.c, labels.c
-    active = and_(
-        r.fleet == fleet,
-        r.slot == rollout.slot,
-        r.role == "active",
-        r.received_ns >= since_ns,
-        # A window of a stopped machine is evidence for nothing.
-        func.coalesce(r.document["running"].as_boolean(), true()).is_(True),
-        version,
+def _sides(rollout: Rollout, digest: Any, received: Any, device: Any, since_ns: int) -> Any:
+    """1 for what is of the new version, 0 for what is from before, NULL for neither.
+
+    Of a control everything since the beginning stands beside the new version.
+    """
+    controls = device.in_(sorted(rollout.controls)) if rollout.controls else false()
+    return case(
+        (and_(digest == rollout.target.key, received >= since_ns), 1),
+        (digest == rollout.target.key, null()),
+        (and_(controls, received >= since_ns), 1),
+        else_=0,
     )
+
+
+def _tallies(
+    store: Store, fleet: str, rollout: Rollout, since_ns: int
+) -> dict[str, tuple[Tally, Tally, int]]:
+    r, a = results.c, labels.c
+    side = _sides(rollout, r.model_digest, r.received_ns, r.device, since_ns).label("side")
+    here = and_(
+        r.fleet == fleet,
+        r.slot == rollout.lane,
+        r.role == "active",
+        r.received_ns >= since_ns - BASELINE_NS,
+    )
+    moving = func.coalesce(r.document["running"].as_boolean(), true()).is_(True)
     counts = (
         select(
             r.device,
-            func.count(),
-            func.sum(case((r.valid, 0), else_=1)),
-            func.avg(r.latency_us),
+            side,
+            func.sum(case((moving, 1), else_=0)),
+            func.sum(case((and_(moving, r.valid.is_(False)), 1), else_=0)),
+            func.avg(case((moving, r.latency_us))),
+            func.sum(case((moving, 0), else_=1)),
         )
-        .where(active)
-        .group_by(r.device)
+        .where(here)
+        .group_by(r.device, side)
     )
     labelled = (
-        select(r.device, func.count(), func.sum(case((r.label == a.label, 1), else_=0)))
+        select(r.device, side, func.count(), func.sum(case((r.label == a.label, 1), else_=0)))
         .join_from(
             results,
             labels,
@@ -122,56 +169,120 @@ def _tallies(
                 a.t1_ns >= r.t1_ns,
             ),
         )
-        .where(active, r.valid, r.label.is_not(None))
-        .group_by(r.device)
+        .where(here, moving, r.valid, r.label.is_not(None))
+        .group_by(r.device, side)
     )
+    tallies: dict[tuple[str, int], Tally] = {}
+    idle: dict[str, int] = {}
     with store.read() as connection:
-        tallies = {
-            device: Tally(int(n), int(invalid or 0), float(latency or 0.0))
-            for device, n, invalid, latency in connection.execute(counts)
-        }
-        for device, n, correct in connection.execute(labelled):
-            known = tallies.get(device, Tally())
-            tallies[device] = replace(known, labelled=int(n), correct=int(correct or 0))
-    return tallies
+        for device, which, n, invalid, latency, stopped in connection.execute(counts):
+            if which is not None:
+                tallies[device, which] = Tally(int(n), int(invalid), float(latency or 0.0))
+                idle[device] = int(stopped) if which == 1 else idle.get(device, 0)
+        for device, which, n, correct in connection.execute(labelled):
+            if which is not None:
+                before = tallies.get((device, which), Tally())
+                tallies[device, which] = replace(before, labelled=int(n), correct=int(correct or 0))
+    return {
+        device: (
+            tallies.get((device, 1), Tally()),
+            tallies.get((device, 0), Tally()),
+            idle.get(device, 0),
+        )
+        for device, _ in tallies
+    }
 
 
-def _agreement(
+def _alarms(
     store: Store, fleet: str, rollout: Rollout, since_ns: int
 ) -> dict[str, tuple[int, int]]:
-    """Windows scored by both in shadow, and those with the same label, by device."""
+    """Alarms raised, with the new version and before, by device."""
+    e = events.c
+    digest = e.document["data"]["model"]["digest"].as_string()
+    side = _sides(rollout, digest, e.received_ns, e.device, since_ns).label("side")
+    query = (
+        select(e.device, side, func.count())
+        .where(
+            e.fleet == fleet,
+            e.type == "alarm.raised",
+            e.received_ns >= since_ns - BASELINE_NS,
+            e.document["data"]["slot"].as_string() == rollout.lane,
+        )
+        .group_by(e.device, side)
+    )
+    found: dict[str, tuple[int, int]] = {}
+    with store.read() as connection:
+        for device, which, n in connection.execute(query):
+            new, old = found.get(device, (0, 0))
+            if which is not None:
+                found[device] = (int(n), old) if which == 1 else (new, int(n))
+    return found
+
+
+def _above(score: Any, digest: Any, thresholds: Mapping[str, float]) -> ColumnElement[bool] | None:
+    """Whether a score is above the threshold of its version, by the thresholds that are known."""
+    if not thresholds:
+        return None
+    return or_(*(and_(digest == d, score > t) for d, t in sorted(thresholds.items())))
+
+
+def _beside(
+    store: Store, fleet: str, rollout: Rollout, since_ns: int, known: Known
+) -> dict[str, Beside]:
+    """Windows scored by both, by device: same label or same side of the threshold; tails."""
     shadow, active = results.alias("shadow"), results.alias("active")
+    s, a = shadow.c, active.c
+    labelled = and_(s.label.is_not(None), a.label.is_not(None))
+    scored: Any = false()
+    up: Any = false()
+    down: Any = false()
+    new = _above(s.score, s.model_digest, known.thresholds)
+    old = _above(a.score, a.model_digest, known.thresholds)
+    if new is not None and old is not None and rollout.target.key in known.thresholds:
+        scored = and_(
+            s.score.is_not(None), a.score.is_not(None),
+            a.model_digest.in_(sorted(known.thresholds)),
+        )  # fmt: skip
+        up, down = and_(scored, new, ~old), and_(scored, ~new, old)
+    same = case(
+        (labelled, case((s.label == a.label, 1), else_=0)),
+        (scored, case((or_(up, down), 0), else_=1)),
+        else_=0,
+    )
     query = (
         select(
-            shadow.c.device,
-            func.count(),
-            func.sum(case((shadow.c.label == active.c.label, 1), else_=0)),
+            s.device,
+            func.sum(case((or_(labelled, scored), 1), else_=0)),
+            func.sum(same),
+            func.sum(case((scored, 1), else_=0)),
+            func.sum(case((up, 1), else_=0)),
+            func.sum(case((down, 1), else_=0)),
         )
         .join_from(
             shadow,
             active,
             and_(
-                active.c.fleet == shadow.c.fleet,
-                active.c.device == shadow.c.device,
-                active.c.slot == shadow.c.slot,
-                active.c.stream == shadow.c.stream,
-                active.c.t0_ns == shadow.c.t0_ns,
-                active.c.role == "active",
+                a.fleet == s.fleet,
+                a.device == s.device,
+                a.slot == s.slot,
+                a.stream == s.stream,
+                a.t0_ns == s.t0_ns,
+                a.role == "active",
             ),
         )
         .where(
-            shadow.c.fleet == fleet,
-            shadow.c.slot == rollout.slot,
-            shadow.c.role == "shadow",
-            shadow.c.model_digest == rollout.target.digest,
-            shadow.c.received_ns >= since_ns,
-            shadow.c.label.is_not(None),
+            s.fleet == fleet,
+            s.slot == rollout.lane,
+            s.role == "shadow",
+            s.model_digest == rollout.target.key,
+            s.received_ns >= since_ns,
+            func.coalesce(s.document["running"].as_boolean(), true()).is_(True),
         )
-        .group_by(shadow.c.device)
+        .group_by(s.device)
     )
     with store.read() as connection:
         rows = connection.execute(query).all()
-    return {device: (int(n), int(agreed or 0)) for device, n, agreed in rows}
+    return {device: Beside(*(int(n or 0) for n in counts)) for device, *counts in rows}
 
 
 def _failures(store: Store, fleet: str, rollout: Rollout, since_ns: int) -> dict[str, str]:
@@ -189,11 +300,7 @@ def _failures(store: Store, fleet: str, rollout: Rollout, since_ns: int) -> dict
     for device, kind, document in rows:
         # The event's data is the service's own; the digest alone says which version it is about.
         data: Any = document.get("data") if isinstance(document, dict) else None
-        if rollout.target.digest in json.dumps(data):
+        if rollout.target.key in json.dumps(data):
             reason = data.get("reason", "") if isinstance(data, dict) else ""
             named[device] = f"{kind}: {reason!s:.200}"
     return named
-
-
-Gather = Callable[[Rollout, int], dict[str, Evidence]]
-"""Evidence of every device of the policy, for a rollout and the time it began (ns)."""

@@ -22,7 +22,7 @@ BETWEEN_SD: Final = {"latency": 0.1, "disagreement": 0.02, "tails": 0.01, "accur
 """How much devices differ in their change, at least: log ratio, share, share, share, log ratio."""
 DRIFT_SD: Final = {"latency": 0.1, "accuracy": 0.03, "alarms": 0.15}
 """How much may change for everybody meanwhile, where no controls tell."""
-SCALE: Final = {"latency": 0.5, "disagreement": 0.1, "tails": 0.05, "accuracy": 0.05,
+SCALE: Final = {"latency": 0.5, "disagreement": 0.1, "tails": 0.05, "accuracy": 0.1,
                 "alarms": 0.5}  # fmt: skip
 """Size of harm that is looked for, beyond what is put up with."""
 

@@ -38,7 +38,8 @@ from fieldloop_delivery.gatelimits import Gates
 from fieldloop_runtime.settings import Settings
 
 POLICY_BYTES_MAX = 1 << 20
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Tags = Annotated[dict[str, str], Field(max_length=64)]
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])\Z")
 
@@ -75,9 +76,7 @@ class Wave(Settings):
 class Maintenance(Settings):
     """When devices may be given a version. `end` at or before `start` is on the next day."""
 
-    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(
-        default=list(DAYS), min_length=1
-    )
+    days: list[Day] = Field(default=list(DAYS), min_length=1)
     start: str = "00:00"
     end: str = "24:00"
     timezone: str = "UTC"

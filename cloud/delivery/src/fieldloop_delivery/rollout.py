@@ -8,7 +8,7 @@ rollout is HALTED, and every touched device is given back what it had before. Wh
 waits for approval (AWAITING) nobody new is touched, and gates still watch those who were.
 
 `step(state, plan, event, now_s) -> (state, effects)` reads no clock and does no I/O. Every pair of
-phase and event has a row in `TRANSITIONS` or is illegal; an illegal event leaves the state unchanged
+phase and event has a row in `TRANSITIONS` or is illegal; an illegal event leaves the state as it is
 and has no effects, and `refusal` says in words why. The same look twice changes nothing.
 
 How a service carries it out:
@@ -89,6 +89,7 @@ class Rollout:
         evident_since_s: since when enough has been shown; the soak runs from here.
         held_since_s: since when it has been PAUSED or AWAITING.
         approved: waves that somebody approved, counted from the first.
+        begun_s: when the lane was its own.
         ended_s: when it was completed, halted or aborted.
         lift: whether orders lift the target from a device's blacklist (a retry).
         retry_of: the rollout that this one tries again.
@@ -107,6 +108,7 @@ class Rollout:
     evident_since_s: float | None = None
     held_since_s: float | None = None
     approved: int = 0
+    begun_s: float | None = None
     ended_s: float | None = None
     passed_s: tuple[float, ...] = ()
     lift: bool = False
@@ -377,7 +379,7 @@ def _look_back(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome
 
 def _is_back(seen: Evidence, target: Target, member: Member) -> bool:
     """Whether it runs what it had before, or anything but the target where it had nothing."""
-    if seen.at_work == target.key or seen.runs == target.key:
+    if target.key in (seen.at_work, seen.runs):
         return False
     return member.previous is None or seen.runs == member.previous.key
 
@@ -385,8 +387,8 @@ def _is_back(seen: Evidence, target: Target, member: Member) -> bool:
 # Requests of people.
 
 
-def _begin(state: Rollout, _plan: Plan, _event: Any, _now_s: float) -> Outcome:
-    running = replace(state, phase=Phase.RUNNING, verdict="waiting for devices")
+def _begin(state: Rollout, _plan: Plan, _event: Any, now_s: float) -> Outcome:
+    running = replace(state, phase=Phase.RUNNING, begun_s=now_s, verdict="waiting for devices")
     return running, [Tell("rollout.begun")]
 
 

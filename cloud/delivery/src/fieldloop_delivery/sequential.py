@@ -1,15 +1,15 @@
-"""Sequential evidence: gates are looked at again and again, and the error is spent over all looks.
+"""Sequential evidence: gates are looked at again and again, the error is spent over all looks.
 
-A gate measures by how much a version is worse (`effect`) than what is put up with (`margin`), with a
-variance that shrinks as data comes. Scores of such an estimate have independent increments in the
+A gate measures by how much a version is worse (`effect`) than what is put up with (`margin`), with
+a variance that shrinks as data comes. Scores of such an estimate have independent increments in the
 information `1 / variance` (Jennison and Turnbull, Group Sequential Methods, 1999, ch. 11), so that
 the mixture of likelihood ratios over a half-normal prior of the harm,
 
     E = 2 / sqrt(1 + r^2/V) * exp(m^2 r^2 / (2 V (V + r^2))) * Phi(m r / sqrt(V (V + r^2))),
 
-with m = effect - margin, is a non-negative supermartingale for every m <= 0 (Robbins 1970, Ann. Math.
-Statist. 41(5); Johari, Koomen, Pekelis, Walsh 2022, Operations Research 70(3); Howard, Ramdas,
-McAuliffe, Sekhon 2021, Ann. Statist. 49(2)). By Ville's inequality the chance that E ever reaches
+with m = effect - margin, is a non-negative supermartingale for every m <= 0 (Robbins 1970, Ann.
+Math. Statist. 41(5); Johari, Koomen, Pekelis, Walsh 2022, Operations Research 70(3); Howard, Ramdas
+et al. 2021, Ann. Statist. 49(2)). By Ville's inequality the chance that E ever reaches
 1/a, at whatever looks, is at most a: an e-process. `r` is the size of harm that is looked for; it
 tunes how fast harm is seen, never the error. The estimates are normal only in the limit; the
 simulation reports the rates that come of it.

@@ -12,8 +12,9 @@ with one id, it is one request. `find_request` is how whoever asked learns the a
 | pause, resume, approve, abort | `rollout` | as the words say |
 | retry | `rollout` | begins a halted or aborted one again, as a new rollout |
 
-`list_rollouts` and `find_rollout` (`fieldloop_store.rollouts`) show state, gates and figures;
-`rollout_devices` who was touched in which wave; `audit_trail` who did what, when, on which evidence.
+`list_rollouts` and `find_rollout` (`fieldloop_store.rollouts`) show state, gates and figures,
+`list_rollout_devices` who was touched in which wave; `audit_trail` who did what, when, and on which
+evidence.
 Any thread may call all of it. All raise RetryLater where the database is away.
 """
 
@@ -185,7 +186,8 @@ def save_audit(
         values = [
             {
                 "fleet": fleet, "rollout": a.rollout, "type": a.type, "actor": a.actor[:200],
-                "reason": a.reason, "detail": a.detail, "at_ns": a.at_ns, "told": 0 if notify else 1,
+                "reason": a.reason, "detail": a.detail, "at_ns": a.at_ns,
+                "told": 0 if notify else 1,
             }
             for a in rows
         ]  # fmt: skip
