@@ -250,7 +250,8 @@ def refusal(state: Rollout, event: Event) -> str:
 def _look(state: Rollout, plan: Plan, event: Any, now_s: float) -> Outcome:
     """Judge, touch, and pass or wait."""
     seen: Observation = event.seen
-    state, fault = _judge(state, plan, seen)
+    size = wave_size(state.members, plan, state.wave, seen.devices)
+    state, fault = _judge(state, plan, seen, size)
     if fault:
         return _halt(state, fault, now_s)
     if plan.waves[state.wave].approval and state.approved <= state.wave:
@@ -259,42 +260,40 @@ def _look(state: Rollout, plan: Plan, event: Any, now_s: float) -> Outcome:
             state, phase=Phase.AWAITING, held_since_s=now_s, verdict=f"{name} waits for approval"
         )
         return held, [Tell("rollout.awaiting")]
-    state, effects = _touch(state, plan, seen, now_s)
+    state, effects = _touch(state, plan, seen, size, now_s)
     if state.wave_since_s is None:
         return replace(state, verdict=_nobody(state, plan, seen, now_s)), effects
-    size = wave_size(state.members, plan, state.wave, seen.devices)
     shown = shown_by(state.members, plan.gates, seen.devices)
     missing = [f for f in state.findings if f.gate in plan.gates.required and not f.judged]
-    fresh = sum(isinstance(e, Give) for e in effects)
-    if shown.devices >= shown.needed(size, plan.gates) and not missing and not fresh:
-        return _pass(state, plan, shown.text(size, plan.gates), now_s, effects)
-    text = missing[0].text if shown.devices >= shown.needed(size, plan.gates) and missing else ""
-    waiting = text or shown.text(size, plan.gates)
+    enough = shown.devices >= shown.needed(size, plan.gates)
+    waiting = shown.text(size, plan.gates)
+    # What was touched in this very look has shown nothing of this order yet.
+    if enough and not missing and not effects:
+        return _pass(state, plan, waiting, now_s)
+    if enough and missing:
+        waiting = f"{missing[0].gate}, {missing[0].text}"
     if now_s - state.wave_since_s > plan.gates.wait_s_max:
-        halted, back = _halt(
-            state, f"insufficient evidence: {waiting} in {plan.gates.wait_s_max:.0f} s", now_s
-        )
-        return halted, back
+        limit_s = plan.gates.wait_s_max
+        return _halt(state, f"insufficient evidence: {waiting} in {limit_s:.0f} s", now_s)
     closed = "" if plan.open(now_s) else "; outside maintenance, nobody new is given it"
     verdict = f"wave {state.wave + 1} of {len(plan.waves)}, waiting: {waiting}{closed}"
     return replace(state, evident_since_s=None, verdict=verdict), effects
 
 
-def _judge(state: Rollout, plan: Plan, seen: Observation) -> tuple[Rollout, str]:
+def _judge(state: Rollout, plan: Plan, seen: Observation, size: int) -> tuple[Rollout, str]:
     if seen.withdrawn:
         return state, seen.withdrawn
-    size = wave_size(state.members, plan, state.wave, seen.devices)
     cohorts = {d: m.cohort for d, m in state.members.items()}
     findings = judge(cohorts, state.controls, plan.gates, seen.devices, size)
     state = replace(state, findings=tuple(findings))
     return state, next((f"{f.gate}: {f.text}" for f in findings if f.failed), "")
 
 
-def _touch(state: Rollout, plan: Plan, seen: Observation, now_s: float) -> Outcome:
+def _touch(state: Rollout, plan: Plan, seen: Observation, size: int, now_s: float) -> Outcome:
     """Give the target to more devices, up to the wave's size and the plan's limits."""
     if not plan.open(now_s):
         return state, []
-    chosen = choose(state.id, state.members, state.controls, plan, state.wave, seen.devices)
+    chosen = choose(state.id, state.members, state.controls, plan, state.wave, seen.devices, size)
     if state.wave_since_s is None and (chosen.devices or chosen.full):
         state = replace(state, wave_since_s=now_s)
     if not chosen.devices and not chosen.controls:
@@ -318,16 +317,16 @@ def _nobody(state: Rollout, plan: Plan, seen: Observation, now_s: float) -> str:
     return f"{name} for devices: {len(seen.devices)} match, {fit} can run it, none is there"
 
 
-def _pass(state: Rollout, plan: Plan, figure: str, now_s: float, effects: list[Effect]) -> Outcome:
+def _pass(state: Rollout, plan: Plan, figure: str, now_s: float) -> Outcome:
     """Enough was shown: soak, then the next wave or the end."""
     since_s = now_s if state.evident_since_s is None else state.evident_since_s
     name = f"wave {state.wave + 1} of {len(plan.waves)}"
     if now_s - since_s < plan.gates.soak_s:
-        return replace(state, evident_since_s=since_s, verdict=f"{name}: soaking"), effects
+        return replace(state, evident_since_s=since_s, verdict=f"{name}: soaking"), []
     state = replace(state, passed_s=(*state.passed_s, now_s))
     if state.wave + 1 >= len(plan.waves):
         done = replace(state, phase=Phase.COMPLETED, ended_s=now_s, verdict=f"completed: {figure}")
-        return done, [*effects, Tell("rollout.completed")]
+        return done, [Tell("rollout.completed")]
     after = replace(
         state,
         wave=state.wave + 1,
@@ -335,7 +334,7 @@ def _pass(state: Rollout, plan: Plan, figure: str, now_s: float, effects: list[E
         evident_since_s=None,
         verdict=f"{name} passed: {figure}",
     )
-    return after, [*effects, Tell("rollout.wave-passed", why=figure)]
+    return after, [Tell("rollout.wave-passed", why=figure)]
 
 
 def _halt(state: Rollout, fault: str, now_s: float) -> Outcome:
@@ -349,7 +348,8 @@ def _returns(state: Rollout) -> list[Effect]:
 
 def _watch(state: Rollout, plan: Plan, event: Any, now_s: float) -> Outcome:
     """Nobody is touched, nothing passes; a gate may still fail."""
-    state, fault = _judge(state, plan, event.seen)
+    size = wave_size(state.members, plan, state.wave, event.seen.devices)
+    state, fault = _judge(state, plan, event.seen, size)
     return _halt(state, fault, now_s) if fault else (state, [])
 
 

@@ -106,9 +106,10 @@ def choose(
     plan: Plan,
     wave: int,
     devices: Mapping[str, Evidence],
+    size: int | None = None,
 ) -> Chosen:
-    """Devices to touch now, and controls to keep."""
-    size = wave_size(members, plan, wave, devices)
+    """Devices to touch now, and controls to keep. `size` of the wave, where it is known."""
+    size = wave_size(members, plan, wave, devices) if size is None else size
     room = size - len(members)
     full = room <= 0 < size
     if plan.in_flight_max is not None and room > 0:

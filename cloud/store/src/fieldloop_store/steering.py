@@ -8,7 +8,7 @@ with one id, it is one request. `find_request` is how whoever asked learns the a
 
 | kind | names | what it does |
 |---|---|---|
-| start | `model`, `version`; or `lane` and `version` of a release | queues a rollout |
+| start | `model`, `version` (and `lane`); or `lane`, `version` of a release | queues one |
 | pause, resume, approve, abort | `rollout` | as the words say |
 | retry | `rollout` | begins a halted or aborted one again, as a new rollout |
 
@@ -105,9 +105,9 @@ def ask(
             hint=f"one of {', '.join(KINDS)}",
         )
     if kind == "start":
-        if version is None or (model is None) == (lane is None):
+        if version is None or (model is None and lane is None):
             raise RejectedInput(
-                "a start names a version, and either its model or its lane",
+                "a start names a version, and its model or its lane",
                 code="rollout.request",
                 hint="e.g. model=activity version=3",
             )
