@@ -176,6 +176,25 @@ def document() -> dict[str, Any]:
             "channel": {"$ref": f"#/channels/{name}"},
             "bindings": {"mqtt": {"qos": 1, "retain": True, "bindingVersion": "0.2.0"}},
         }
+    what = "what happened to a rollout, and on which evidence, as CloudEvents"
+    channels["notices"] = {
+        "address": f"{ROOT}/{{fleet}}/_cloud/delivery/notices",
+        "description": what,
+        "parameters": {"fleet": parameters["fleet"]},
+        "messages": {"notice": {"$ref": "#/components/messages/notice"}},
+    }
+    messages["notice"] = {
+        "name": "notice",
+        "summary": what,
+        "contentType": "application/json",
+        "payload": {"$ref": "#/components/schemas/Event"},
+    }
+    operations["send-notices"] = {
+        "action": "send",
+        "summary": f"delivery publishes {what}",
+        "channel": {"$ref": "#/channels/notices"},
+        "bindings": {"mqtt": {"qos": 1, "retain": False, "bindingVersion": "0.2.0"}},
+    }
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -3,7 +3,7 @@
 Every topic has six levels, `fieldloop/v1/{fleet}/{device}/{service}/{channel}`. The depth is fixed
 so that a single-level wildcard always means the same level, and so that identity (fleet and device)
 can be bound to an MQTT user name `{fleet}/{device}` by position. What belongs to a whole fleet
-stands under reserved names that no device can have: `_tuf` and `_blob`.
+stands under reserved names that no device can have: `_tuf`, `_blob` and `_cloud`.
 
 >>> str(Topic("acme", "pump-7", "ingestion", "frames"))
 'fieldloop/v1/acme/pump-7/ingestion/frames'
@@ -187,6 +187,14 @@ def parse_blob(topic: str) -> str:
     return levels[5]
 
 
+def notice_topic(fleet: str) -> str:
+    """Topic of delivery's notices (CloudEvents): what happened to rollouts. Not retained.
+
+    Not called `events`, whose filters are for what devices say.
+    """
+    return f"{ROOT}/{check_id(fleet, 'fleet')}/_cloud/delivery/notices"
+
+
 class Role(StrEnum):
     """Who connects to the cloud's broker."""
 
@@ -229,6 +237,9 @@ def access_table(fleet: str = "+") -> list[Rule]:
     rules.append(Rule(Role.DEVICE, "read", f"{ROOT}/%f/_blob/sha256/+"))
     for filter_ in (f"{ROOT}/{fleet}/_tuf/meta/+", f"{ROOT}/{fleet}/_blob/sha256/+"):
         rules.append(Rule(Role.DELIVERY, "readwrite", filter_))
+    notices = f"{ROOT}/{fleet}/_cloud/delivery/notices"
+    rules.append(Rule(Role.DELIVERY, "write", notices))
+    rules.append(Rule(Role.READER, "read", notices))
     return rules
 
 

@@ -114,12 +114,9 @@ def _add_import(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run one command; returns the exit status."""
-    if options.command == "keys":
-        return _keys(options)
-    if options.command == "root":
-        return _print_root(options)
-    if options.command == "simulate":
-        return steercommands.simulate(options)
+    storeless = {"keys": _keys, "root": _print_root, "simulate": steercommands.simulate}
+    if options.command in storeless:
+        return storeless[options.command](options)
     settings = load(DeliverySettings, environ)
     store = Store.open(settings.store_url)
     try:

@@ -106,7 +106,7 @@ class Fleet:
         service: str,
         journal: Journal,
         chunks: ChunkSource | None = None,
-        notify: bool = False,
+        due: int = 0,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -115,7 +115,7 @@ class Fleet:
         self._journal = journal
         self.fleet = repository.fleet
         self.chunks = chunks or ChunkSource(store)
-        self._notify = notify
+        self._due = due
         self._members: dict[str, tuple[int, Rollout]] = {}
         self._assigned: _Slots | None = None
         self._orders: dict[str, _Known] | None = None
@@ -182,7 +182,7 @@ class Fleet:
                 members=seen.members,
                 answers=seen.answers,
                 audit=seen.audit,
-                notify=self._notify,
+                due=self._due,
             )
         for document in signed:
             self._remember(document)

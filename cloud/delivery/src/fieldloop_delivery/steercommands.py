@@ -1,4 +1,4 @@
-"""The commands that steer rollouts and show them: start, pause, resume, approve, abort, retry, status.
+"""The commands that steer rollouts and show them.
 
 Each writes a request to the store; the running delivery obeys it at its next look and answers. The
 command waits for the answer and prints it; the exit status is 0 where it was done, 1 where it was

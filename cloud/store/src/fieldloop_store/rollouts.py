@@ -175,7 +175,7 @@ def save_look(
     members: Sequence[MemberRow] = (),
     answers: Sequence[Request] = (),
     audit: Sequence[AuditRow] = (),
-    notify: bool = False,
+    due: int = 0,
 ) -> tuple[int, int]:
     """Store what one look came to, in one transaction; returns `documents_state` after it.
 
@@ -186,7 +186,7 @@ def save_look(
         _save_rollouts(connection, changed)
         _save_members(connection, fleet, members)
         save_answers(connection, answers)
-        save_audit(connection, fleet, audit, notify=notify)
+        save_audit(connection, fleet, audit, due=due)
         _save_assignments(connection, fleet, assigned, now_ns)
         _save_documents(connection, fleet, signed, now_ns)
         return _documents_state(connection, fleet)

@@ -406,8 +406,8 @@ rollout_requests = Table(
     Index("rollout_requests_by_state", "fleet", "state", "asked_ns"),
 )
 
-# Who did what to which rollout, when and on which evidence. `told` is 0 while its notification is
-# due, 1 when it was sent or none was wanted, 2 when it was given up.
+# Who did what to which rollout, when and on which evidence. `due` is the sum of the notifications
+# that are still to be sent: 1 by MQTT, 2 by webhook.
 rollout_audit = Table(
     "rollout_audit",
     metadata,
@@ -419,7 +419,7 @@ rollout_audit = Table(
     Column("reason", Text, nullable=False),
     Column("detail", JSON, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
-    Column("told", Integer, nullable=False),
+    Column("due", Integer, nullable=False),
     Index("rollout_audit_by_rollout", "fleet", "rollout", "id"),
-    Index("rollout_audit_by_told", "fleet", "told", "id"),
+    Index("rollout_audit_by_due", "fleet", "due", "id"),
 )

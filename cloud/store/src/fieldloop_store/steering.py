@@ -35,6 +35,8 @@ KINDS = ("start", "pause", "resume", "abort", "retry", "approve")
 WAITING_MAX = 1_000
 PAGE_MAX = 1_000
 REASON_MAX = 500
+MQTT, WEBHOOK = 1, 2
+"""Ways to notify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +180,17 @@ def save_answers(connection: Connection, answers: Sequence[Request]) -> None:
         )
 
 
-def save_audit(
-    connection: Connection, fleet: str, rows: Sequence[AuditRow], *, notify: bool
-) -> None:
-    """Add to the trail within delivery's own transaction; `id` is given by the database."""
+def save_audit(connection: Connection, fleet: str, rows: Sequence[AuditRow], *, due: int) -> None:
+    """Add to the trail within delivery's own transaction; `id` is given by the database.
+
+    Args:
+        due: sum of the notifications to be sent, of `MQTT` and `WEBHOOK`.
+    """
     if rows:
         values = [
             {
                 "fleet": fleet, "rollout": a.rollout, "type": a.type, "actor": a.actor[:200],
-                "reason": a.reason, "detail": a.detail, "at_ns": a.at_ns,
-                "told": 0 if notify else 1,
+                "reason": a.reason, "detail": a.detail, "at_ns": a.at_ns, "due": due,
             }
             for a in rows
         ]  # fmt: skip
@@ -209,12 +212,12 @@ def audit_trail(
         return [AuditRow(*row) for row in rows]
 
 
-def untold(store: Store, fleet: str, *, limit: int = 100) -> list[AuditRow]:
-    """Rows whose notification is due, oldest first."""
+def due_notices(store: Store, fleet: str, channel: int, *, limit: int = 100) -> list[AuditRow]:
+    """Rows whose notification by `channel` is due, oldest first."""
     a = rollout_audit.c
     query = (
         select(a.id, a.rollout, a.type, a.actor, a.reason, a.detail, a.at_ns)
-        .where(a.fleet == fleet, a.told == 0)
+        .where(a.fleet == fleet, a.due > 0, a.due.bitwise_and(channel) == channel)
         .order_by(a.id)
         .limit(limit)
     )
@@ -222,12 +225,40 @@ def untold(store: Store, fleet: str, *, limit: int = 100) -> list[AuditRow]:
         return [AuditRow(*row) for row in connection.execute(query)]
 
 
-def mark_told(store: Store, ids: Sequence[int], *, given_up: bool = False) -> None:
-    """Their notifications were sent, or given up."""
+def settle_notices(store: Store, ids: Sequence[int], channel: int) -> None:
+    """Their notification by `channel` was sent, or given up; again changes nothing."""
+    a = rollout_audit.c
     if ids:
         with store.begin() as connection:
             connection.execute(
                 update(rollout_audit)
-                .where(rollout_audit.c.id.in_(ids))
-                .values(told=2 if given_up else 1)
+                .where(a.id.in_(ids), a.due.bitwise_and(channel) == channel)
+                .values(due=a.due - channel)
             )
+
+
+def drop_notices(store: Store, fleet: str, channel: int, *, keep: int) -> int:
+    """Give up the oldest that are due by `channel`, beyond the newest `keep`; how many."""
+    a = rollout_audit.c
+    newest = (
+        select(a.id)
+        .where(a.fleet == fleet, a.due > 0, a.due.bitwise_and(channel) == channel)
+        .order_by(a.id.desc())
+        .offset(keep)
+        .limit(1)
+    )
+    with store.begin() as connection:
+        last = connection.execute(newest).scalar()
+        if last is None:
+            return 0
+        done = connection.execute(
+            update(rollout_audit)
+            .where(
+                a.fleet == fleet,
+                a.id <= last,
+                a.due > 0,
+                a.due.bitwise_and(channel) == channel,
+            )
+            .values(due=a.due - channel)
+        )
+        return int(done.rowcount)

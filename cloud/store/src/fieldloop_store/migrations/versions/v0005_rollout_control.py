@@ -63,8 +63,8 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("detail", sa.JSON(), nullable=False),
         _ns("at_ns"),
-        sa.Column("told", sa.Integer(), nullable=False),
+        sa.Column("due", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("rollout_audit_by_rollout", "rollout_audit", ["fleet", "rollout", "id"])
-    op.create_index("rollout_audit_by_told", "rollout_audit", ["fleet", "told", "id"])
+    op.create_index("rollout_audit_by_due", "rollout_audit", ["fleet", "due", "id"])
