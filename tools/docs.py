@@ -92,6 +92,42 @@ def slot_diagram() -> str:
     return "\n".join(lines)
 
 
+def rollout_diagram() -> str:
+    """The rollout's machine as Mermaid, found by walking its transition table from QUEUED."""
+    from fieldloop_delivery import rollout as r
+    from fieldloop_delivery.evidence import Evidence, Tally, Target
+    from fieldloop_delivery.gatelimits import Gates
+    from fieldloop_delivery.policy import Plan, Wave
+
+    target = Target("model", "model", "2", "2")
+    plan = Plan(waves=[Wave(count=1, approval=True), Wave(all=True)], gates=Gates(windows_min=1))
+    looks = {
+        "Look": Evidence(online=True),
+        "Look (evidence)": Evidence(online=True, installed=True, new=Tally(windows=1)),
+        "Look (failed gate)": Evidence(online=True, failed="x"),
+    }
+    events: list[tuple[str, r.Event]] = [
+        (name, r.Look(r.Observation(dict.fromkeys(("a", "b"), e)))) for name, e in looks.items()
+    ]
+    events += [("Look (withdrawn)", r.Look(r.Observation({}, withdrawn="recalled")))]
+    events += [(e.__name__, e()) for e in r.EVENTS if e is not r.Look]
+    edges: dict[tuple[str, str], set[str]] = {}
+    start = r.Rollout("r", "main", target)
+    seen, waiting = {repr(start)}, [start]
+    while waiting:
+        state = waiting.pop()
+        for name, event in events:
+            after, _ = r.step(state, plan, event, 0.0)
+            if after.phase is not state.phase:
+                edges.setdefault((state.phase.value, after.phase.value), set()).add(name)
+            if repr(after) not in seen:
+                seen.add(repr(after))
+                waiting.append(after)
+    lines = ["stateDiagram-v2", "    [*] --> queued"]
+    lines += [f"    {a} --> {b}: {', '.join(sorted(n))}" for (a, b), n in sorted(edges.items())]
+    return "\n".join(lines)
+
+
 def states_page() -> str:
     """The state machines."""
     from fieldloop_delivery import rollout
@@ -103,7 +139,8 @@ def states_page() -> str:
         _NOTE
         + "# State machines\n\n## A model slot on a device\n\nThe diagram is made by walking the"
         + " transition table; Restarted and orders for other models lead where it shows.\n\n"
-        + f"```mermaid\n{slot_diagram()}\n```\n\n{theory}\n\n## A rollout\n\n{waves}\n"
+        + f"```mermaid\n{slot_diagram()}\n```\n\n{theory}\n\n## A rollout\n\n"
+        + f"```mermaid\n{rollout_diagram()}\n```\n\n{waves}\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from sqlalchemy import insert
 
 from fieldloop_contract.messages import ModelRef, Reported, SlotState
 from fieldloop_contract.topics import parse_blob
+from fieldloop_delivery.__main__ import main
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.repository import Repository
 from fieldloop_runtime.mqtt import Connected, Published, Received, Session
@@ -63,9 +65,10 @@ class DeliveryProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._seq = 0
 
-    def start(self) -> DeliveryProcess:
-        environment = {
-            **os.environ,
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")},
             "FIELDLOOP_FLEET": FLEET,
             "FIELDLOOP_DIR": str(self.folder / "fleet"),
             "FIELDLOOP_POLICY": str(self.folder / "policy.yaml"),
@@ -76,6 +79,16 @@ class DeliveryProcess:
             "FIELDLOOP_MQTT_RECONNECT_CAP_S": "0.5",
             "FIELDLOOP_LOOK_S": "0.2",
         }
+
+    def command(self, *arguments: str) -> tuple[int, str]:
+        """One command of a person: exit status, and what it said."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            code = main(arguments, self.environ)
+        return code, out.getvalue()
+
+    def start(self, **settings: str) -> DeliveryProcess:
+        environment = {**self.environ, **settings}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "fieldloop_delivery", "run"],

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from fieldloop_contract.manifest import MODEL_FILE, Carriage, FileRef, Manifest, sha256
 from fieldloop_contract.messages import ModelRef
-from fieldloop_delivery.controller import Version, look
+from fieldloop_delivery.controller import Assign, Version, assign
+from fieldloop_delivery.evidence import Evidence, Tally, model_target
+from fieldloop_delivery.figures import document
+from fieldloop_delivery.gatelimits import Gates
 from fieldloop_delivery.packing import Packings
-from fieldloop_delivery.policy import Gates, SlotPolicy, Wave
+from fieldloop_delivery.policy import Plan, SlotPolicy, Wave
 from fieldloop_delivery.repository import target_file
-from fieldloop_delivery.rollout import (
-    Assign,
-    Evidence,
-    Observation,
-    Phase,
-    Rollout,
-    Tally,
-    skipped,
-    step,
-)
+from fieldloop_delivery.rollout import Give, Look, Observation, Phase, Rollout, step
 from support.signed import bundle
 
 ONE = ModelRef(name="activity", version=1, digest="1" * 64)
 TWO = ModelRef(name="activity", version=2, digest="2" * 64)
 WAVES, GATES = [Wave(count=1), Wave(percent=100)], Gates(windows_min=1, wait_s_max=100)
+PLAN = Plan(waves=WAVES, gates=GATES)
+START = Rollout("r", "main", model_target(TWO), phase=Phase.RUNNING)
 UNFIT = Evidence(online=True, unfit="capability.memory: too small")
 HERE = Evidence(online=True)
 
@@ -78,12 +74,13 @@ def test_delta_stands_in_the_signed_entry_and_the_versions_identity_is_the_same(
     assert entry.hashes["sha256"] == two.digest()
 
 
-def run(state: Rollout, devices: dict[str, Evidence], now_s: float) -> tuple[Rollout, list[Assign]]:
-    return step(state, WAVES, GATES, Observation(devices), now_s)
+def run(state: Rollout, devices: dict[str, Evidence], now_s: float) -> tuple[Rollout, list[Give]]:
+    state, effects = step(state, PLAN, Look(Observation(devices)), now_s)
+    return state, [e for e in effects if isinstance(e, Give)]
 
 
 def test_device_that_cannot_is_passed_over_and_counts_neither_way():
-    state = Rollout("r", "main", TWO)
+    state = START
     devices = {"a": UNFIT, "b": HERE, "c": HERE}
     state, effects = run(state, devices, 0.0)
     assert {e.device for e in effects} <= {"b", "c"}
@@ -95,24 +92,24 @@ def test_device_that_cannot_is_passed_over_and_counts_neither_way():
     devices |= {e.device: good for e in effects}
     state, _ = run(state, devices, 3.0)
     assert state.phase is Phase.COMPLETED
-    assert {t.device for t in state.touched} == {"b", "c"}
-    assert skipped(state, Observation(devices)) == {"a": UNFIT.unfit}
+    assert set(state.members) == {"b", "c"}
+    assert document(state, PLAN, devices)["skipped"] == {"a": UNFIT.unfit}
 
 
 def test_fleet_of_which_none_can_waits_and_touches_nobody():
-    state, effects = run(Rollout("r", "main", TWO), {"a": UNFIT}, 0.0)
+    state, effects = run(START, {"a": UNFIT}, 0.0)
     assert effects == []
     assert run(state, {"a": UNFIT}, 10_000.0)[0].phase is Phase.RUNNING
 
 
 def test_champion_is_not_ordered_where_it_cannot_run():
     policy = SlotPolicy(model="activity", waves=WAVES, gates=GATES)
-    done = [Rollout("r", "main", TWO, phase=Phase.COMPLETED)]
+    done = [Rollout("r", "main", model_target(TWO), phase=Phase.COMPLETED)]
     versions = [Version(ONE, "approved"), Version(TWO, "approved")]
     devices = {"small": HERE, "old": HERE, "new": HERE}
 
     def fits(device: str, ref: ModelRef) -> bool:
         return device == "new" or ref != TWO
 
-    _, changes = look(policy, None, done, versions, devices, {"old": ONE}, 0.0, fits)
+    changes = assign(policy, done, versions, devices, {"old": ONE}, 0.0, fits)
     assert changes == [Assign("new", TWO)]

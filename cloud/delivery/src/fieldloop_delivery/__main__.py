@@ -24,6 +24,7 @@ from fieldloop_delivery.settings import DeliverySettings
 from fieldloop_runtime import health, journal, life
 from fieldloop_runtime.settings import load
 from fieldloop_store.engine import Store
+from fieldloop_store.steering import MQTT, WEBHOOK
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -66,8 +67,9 @@ def serve(running: life.Life, environ: Mapping[str, str]) -> None:
             public=Path(settings.public_dir) if settings.public_dir else None,
         )
         fleet = Fleet(
-            store, repository, policy, service=settings.service, journal=log, chunks=chunks
-        )
+            store, repository, policy, service=settings.service, journal=log, chunks=chunks,
+            due=(MQTT if settings.notices else 0) + (WEBHOOK if settings.webhook_url else 0),
+        )  # fmt: skip
         log.info("service.started", fleet=settings.fleet, slots=[s.slot for s in policy.slots])
         Delivery(settings, store, fleet, health=state, journal=log).run(running)
     finally:

@@ -15,7 +15,7 @@ from fieldloop_contract.airgap import Archive
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.manifest import MODEL_BYTES_MAX, Normalisation
 from fieldloop_contract.messages import from_object
-from fieldloop_delivery import drafting, sites
+from fieldloop_delivery import drafting, sites, steercommands
 from fieldloop_delivery.ceremonies import Ceremony
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.policy import load_policy
@@ -24,7 +24,6 @@ from fieldloop_delivery.settings import DeliverySettings
 from fieldloop_runtime.settings import help_text, load
 from fieldloop_store.engine import Store
 from fieldloop_store.registry import next_version, register_model
-from fieldloop_store.rollouts import list_rollouts
 
 _ABOUT = """\
 Signs models, publishes them to the broker as retained messages, and rolls them out in waves.
@@ -32,7 +31,9 @@ Signs models, publishes them to the broker as retained messages, and rolls them 
   fieldloop-delivery keys init --fleet acme --dir delivery   make keys and a signed repository
   fieldloop-delivery root --dir delivery > root.json         what devices embed
   fieldloop-delivery run                                     the service; settings below
-  fieldloop-delivery status                                  rollouts, from the store
+  fieldloop-delivery status [ROLLOUT]                        rollouts, from the store
+  fieldloop-delivery start|pause|resume|approve|abort|retry  steer them; each has its own --help
+  fieldloop-delivery simulate                                what a policy catches, and when
   fieldloop-delivery import MODEL.tflite --name ...          a model from elsewhere
   fieldloop-delivery export OUT --name ... --version ...     one file for a site without a network
   fieldloop-delivery import-bundle FILE --root root.json     take such a file here
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--dir", type=Path, required=True, help="folder of the repository")
     root.add_argument("--out", type=Path, help="file to write instead of stdout")
     commands.add_parser("run", help="run the service")
-    commands.add_parser("status", help="print rollouts from the store")
+    steercommands.add(commands)
     _add_import(commands.add_parser("import", help="register any .tflite as an approved version"))
     export = commands.add_parser("export", help="write one file for a site without a network")
     export.add_argument("out", type=Path, help="file to write")
@@ -113,15 +114,14 @@ def _add_import(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run one command; returns the exit status."""
-    if options.command == "keys":
-        return _keys(options)
-    if options.command == "root":
-        return _print_root(options)
+    storeless = {"keys": _keys, "root": _print_root, "simulate": steercommands.simulate}
+    if options.command in storeless:
+        return storeless[options.command](options)
     settings = load(DeliverySettings, environ)
     store = Store.open(settings.store_url)
     try:
-        if options.command == "status":
-            return _print_status(settings, store)
+        if options.command in steercommands.NAMES:
+            return steercommands.run(options, store, settings.fleet)
         if options.command == "import":
             return _import(options, settings, store)
         if options.command == "export":
@@ -184,15 +184,6 @@ def _print_root(options: argparse.Namespace) -> int:
         options.out.write_bytes(payload)
     else:
         sys.stdout.write(payload.decode())
-    return 0
-
-
-def _print_status(settings: DeliverySettings, store: Store) -> int:
-    for row in reversed(list_rollouts(store, settings.fleet)):
-        verdict = row.document.get("verdict", "")
-        _say(f"{row.slot}  {row.model} {row.version}  {row.state}  {verdict}")
-        for device, reason in row.document.get("skipped", {}).items():
-            _say(f"    {device} is passed over: {reason}")
     return 0
 
 

@@ -1,8 +1,9 @@
 """One slot's plan: which rollout runs, and what every device of the policy is assigned. Pure.
 
-The champion of a slot is the newest version whose rollout completed and that was not withdrawn.
-Devices that a running rollout has touched get its target; all others get the champion, whether they
-are new, were away, or come back from a rollout that halted. A version is rolled out once.
+The champion of a slot is the version whose rollout completed last and that was not withdrawn.
+Devices that an open rollout has touched get its target; those of one that was taken back since get
+what they had before it; all others get the champion: new devices at once, devices that hold another
+version when they are there, under the plan's maintenance windows and limit of devices at work.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fieldloop_contract.messages import ModelRef
+from fieldloop_delivery.evidence import Evidence, model_ref, model_target
 from fieldloop_delivery.policy import SlotPolicy
-from fieldloop_delivery.rollout import Assign, Evidence, Observation, Phase, Rollout, step
+from fieldloop_delivery.rollout import OPEN, WITHDRAWN, Phase, Rollout, wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,80 +25,134 @@ class Version:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Order `device` to run `model` (None: nothing) in the slot."""
+
+    device: str
+    model: ModelRef | None
+
+
+def approved(versions: Sequence[Version]) -> dict[str, ModelRef]:
+    """Versions that may run, by digest."""
+    return {v.ref.digest: v.ref for v in versions if v.state == "approved"}
+
+
+def crowned(rollouts: Sequence[Rollout], versions: Sequence[Version]) -> Rollout | None:
+    """The rollout that made the champion."""
+    may = approved(versions)
+    done = [r for r in rollouts if r.phase is Phase.COMPLETED and r.target.key in may]
+    return max(done, key=lambda r: (r.ended_s or 0.0, int(r.target.version)), default=None)
+
+
 def champion(rollouts: Sequence[Rollout], versions: Sequence[Version]) -> ModelRef | None:
     """The version that a slot's devices run when no rollout says otherwise."""
-    approved = {v.ref.digest for v in versions if v.state == "approved"}
-    done = [
-        r.target for r in rollouts if r.phase is Phase.COMPLETED and r.target.digest in approved
-    ]
-    return max(done, key=lambda ref: ref.version, default=None)
+    made = crowned(rollouts, versions)
+    return approved(versions)[made.target.key] if made is not None else None
 
 
-def running(rollouts: Sequence[Rollout]) -> Rollout | None:
+def opened(rollouts: Sequence[Rollout]) -> Rollout | None:
     """The slot's rollout under way; one slot has at most one."""
-    return next((r for r in rollouts if r.phase is Phase.RUNNING), None)
+    return next((r for r in rollouts if r.phase in OPEN), None)
 
 
-def begin(
+def queued(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Those that wait for their turn, newest first as `rollouts` are."""
+    return [r for r in rollouts if r.phase is Phase.QUEUED]
+
+
+def taken_back(rollouts: Sequence[Rollout], versions: Sequence[Version]) -> Rollout | None:
+    """The last rollout that was halted or aborted since the champion was made."""
+    made = crowned(rollouts, versions)
+    since_s = (made.ended_s or 0.0) if made is not None else float("-inf")
+    gone = [r for r in rollouts if r.phase in WITHDRAWN and (r.ended_s or 0.0) >= since_s]
+    return max(gone, key=lambda r: r.ended_s or 0.0, default=None)
+
+
+def propose(
     policy: SlotPolicy, rollouts: Sequence[Rollout], versions: Sequence[Version], new_id: str
 ) -> Rollout | None:
     """A rollout of the newest approved version that was never tried and is above the champion."""
+    if policy.start != "automatic":
+        return None
     best = champion(rollouts, versions)
-    tried = {r.target.digest for r in rollouts}
+    tried = {r.target.key for r in rollouts}
     candidates = [
-        v.ref
-        for v in versions
-        if v.state == "approved"
-        and v.ref.name == policy.model
-        and v.ref.digest not in tried
-        and (best is None or v.ref.name != best.name or v.ref.version > best.version)
+        ref
+        for digest, ref in approved(versions).items()
+        if ref.name == policy.model
+        and digest not in tried
+        and (best is None or ref.name != best.name or ref.version > best.version)
     ]
     if not candidates:
         return None
     newest = max(candidates, key=lambda ref: ref.version)
-    return Rollout(id=new_id, slot=policy.slot, target=newest)
+    return Rollout(id=new_id, lane=policy.slot, target=model_target(newest))
 
 
-def look(
+def assign(
     policy: SlotPolicy,
-    active: Rollout | None,
     rollouts: Sequence[Rollout],
     versions: Sequence[Version],
     devices: Mapping[str, Evidence],
     assigned: Mapping[str, ModelRef | None],
     now_s: float,
     fits: Callable[[str, ModelRef], bool] = lambda _device, _ref: True,
-) -> tuple[Rollout | None, list[Assign]]:
-    """One look at a slot.
+) -> list[Assign]:
+    """The assignments that change.
 
     Args:
-        fits: whether a device can run a version, by what it says of itself.
-        active: the rollout under way, if any; among `rollouts` or just begun.
+        rollouts: of the slot; the open one and the last one taken back with their members.
         assigned: what the slot of each device was assigned so far; absent: never anything.
-
-    Returns:
-        The rollout's new state, and the assignments that change.
+        fits: whether a device can run a version, by what it says of itself.
     """
-    if active is not None:
-        states = {v.ref.digest: v.state for v in versions}
-        state = states.get(active.target.digest, "gone from the registry")
-        withdrawn = "" if state == "approved" else f"the version is {state}"
-        seen = Observation(devices, assigned, withdrawn)
-        active, _ = step(active, policy.waves, policy.gates, seen, now_s)
-    current = [active if active is not None and r.id == active.id else r for r in rollouts]
-    if active is not None and all(r.id != active.id for r in current):
-        current.append(active)
-    best = champion(current, versions)
-    approved = {v.ref.digest for v in versions if v.state == "approved"}
-    touched: set[str] = set()
-    if active is not None and active.phase is Phase.RUNNING:
-        touched = {t.device for t in active.touched}
-    changes: list[Assign] = []
-    for device in sorted({*devices, *touched}):
-        wanted = active.target if active is not None and device in touched else best
-        if wanted is not None and device not in touched and not fits(device, wanted):
-            held = assigned.get(device)  # stays with what it has, unless that was withdrawn
-            wanted = held if held is not None and held.digest in approved else None
-        if wanted != assigned.get(device):
-            changes.append(Assign(device, wanted))
-    return active, changes
+    may, best = approved(versions), champion(rollouts, versions)
+    active, gone = opened(rollouts), taken_back(rollouts, versions)
+    now = wanted(active) if active is not None else {}
+    before = wanted(gone) if gone is not None else {}
+    room = _room(policy, best, devices, assigned)
+    wide = policy.open(now_s)
+    found: list[Assign] = []
+    there = {*devices, *(d for d in (*now, *before) if d in assigned)}
+    for device in sorted(there):
+        held = assigned.get(device)
+        if device in now:
+            target = now[device]
+            if target is not None and model_ref(target) != held:
+                found.append(Assign(device, model_ref(target)))
+            continue
+        back = before.get(device)
+        if back is not None and back.key in may:
+            ref: ModelRef | None = may[back.key]
+        elif best is not None and fits(device, best):
+            # A device without a version gets it at once; one that holds another catches up in turn.
+            ref = best
+            catching = held is not None and held.digest in may and held != best
+            if catching and device not in before:
+                seen = devices.get(device)
+                if not wide or room <= 0 or seen is None or not seen.online:
+                    continue
+                room -= 1
+        else:  # stays with what it has, unless that was withdrawn
+            stays = held is not None and held.digest in may and device not in before
+            ref = held if stays and best is not None else None
+        if ref != held:
+            found.append(Assign(device, ref))
+    return found
+
+
+def _room(
+    policy: SlotPolicy,
+    best: ModelRef | None,
+    devices: Mapping[str, Evidence],
+    assigned: Mapping[str, ModelRef | None],
+) -> int:
+    """How many more devices may catch up at once."""
+    if policy.in_flight_max is None or best is None:
+        return len(devices)
+    at_work = sum(
+        1
+        for d, e in devices.items()
+        if e.online and assigned.get(d) == best and e.runs not in ("", best.digest) and not e.failed
+    )
+    return policy.in_flight_max - at_work

@@ -12,9 +12,7 @@ read again after any fault, and when somebody else (an export for a site without
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fieldloop_contract.batch import load_json
@@ -24,15 +22,17 @@ from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.manifest import Carriage, Manifest, sha256
 from fieldloop_contract.messages import Capability, ModelRef, Reported, StreamState, from_object
 from fieldloop_contract.topics import Topic, blob_topic, meta_topic
-from fieldloop_delivery import controller, rollout
 from fieldloop_delivery.bundles import ChunkSource
 from fieldloop_delivery.ceremonies import warnings
 from fieldloop_delivery.controller import Version
-from fieldloop_delivery.evidence import gather
+from fieldloop_delivery.evidence import model_ref
+from fieldloop_delivery.gathering import Known
+from fieldloop_delivery.lane import Lane
 from fieldloop_delivery.policy import Policy, SlotPolicy
 from fieldloop_delivery.publisher import Item
 from fieldloop_delivery.repository import Repository
-from fieldloop_delivery.rollout import Observation, Rollout
+from fieldloop_delivery.requests import refused
+from fieldloop_delivery.rollout import Rollout
 from fieldloop_runtime.journal import Journal
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import ServiceRow, device_services
@@ -40,20 +40,22 @@ from fieldloop_store.registry import list_models, load_bundle
 from fieldloop_store.rollouts import (
     AssignmentRow,
     DocumentRow,
+    MemberRow,
     RolloutRow,
     documents_state,
     each_document,
     find_document,
     list_assignments,
-    list_rollouts,
     save_look,
 )
+from fieldloop_store.steering import AuditRow, Request, waiting_requests
 
 RECALLED_MAX = 1_000
 ORDER_BYTES_MAX = 1 << 20
 FEEDS_EVERY_NS = 30 * 10**9
 MANIFESTS_MAX = 64
-SKIPPED_MAX = 200
+STRAY_NS = 60 * 10**9
+RECENT_METRICS = "recent"
 _Slots = dict[tuple[str, str], AssignmentRow]
 
 
@@ -80,6 +82,11 @@ class _Look:
     changed: list[RolloutRow] = field(default_factory=list)
     assignments: list[AssignmentRow] = field(default_factory=list)
     running: list[Rollout] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    members: list[MemberRow] = field(default_factory=list)
+    answers: list[Request] = field(default_factory=list)
+    audit: list[AuditRow] = field(default_factory=list)
+    lifting: set[str] = field(default_factory=set)
 
     def ref(self, row: AssignmentRow | None) -> ModelRef | None:
         if row is None or row.model is None or row.version is None:
@@ -99,6 +106,7 @@ class Fleet:
         service: str,
         journal: Journal,
         chunks: ChunkSource | None = None,
+        due: int = 0,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -107,6 +115,8 @@ class Fleet:
         self._journal = journal
         self.fleet = repository.fleet
         self.chunks = chunks or ChunkSource(store)
+        self._due = due
+        self._members: dict[str, tuple[int, Rollout]] = {}
         self._assigned: _Slots | None = None
         self._orders: dict[str, _Known] | None = None
         self._device_of: dict[str, str] = {}
@@ -128,6 +138,7 @@ class Fleet:
             return self._look(now_ns)
         except BaseException:
             self._assigned = self._orders = self._handed = None
+            self._members.clear()
             raise
 
     def warnings(self, now_ns: int) -> list[str]:
@@ -146,6 +157,7 @@ class Fleet:
         seen = self._read(now_ns)
         for policy in self._policy.slots:
             self._look_at_slot(policy, seen)
+        self._answer_strays(seen)
         for row in seen.assignments:
             seen.assigned[row.device, row.slot] = row
         live = self._live(seen)
@@ -158,7 +170,8 @@ class Fleet:
         self._repository.set_models(models, now, carriages)
         self._repository.renew(now)
         signed = self._sign(seen, now)
-        if seen.changed or seen.assignments or signed:
+        written = (seen.changed, seen.assignments, seen.members, seen.answers, seen.audit, signed)
+        if any(written):
             self._written = save_look(
                 self._store,
                 self.fleet,
@@ -166,6 +179,10 @@ class Fleet:
                 assigned=seen.assignments,
                 signed=signed,
                 now_ns=now_ns,
+                members=seen.members,
+                answers=seen.answers,
+                audit=seen.audit,
+                due=self._due,
             )
         for document in signed:
             self._remember(document)
@@ -195,6 +212,7 @@ class Fleet:
             refs=refs,
             services={row.device: row for row in services},
             assigned=self._assigned,
+            requests=waiting_requests(self._store, self.fleet),
         )
 
     def _remember(self, document: DocumentRow) -> None:
@@ -221,15 +239,15 @@ class Fleet:
             stated = from_object(Capability, (row.status or {}).get("capability") or {})
         except FieldloopError:
             stated = Capability()
-        fault = unfit(self._manifest(ref), stated, policy.streams, self._feeds.get(device))
+        fault = unfit(self._manifest(ref.digest), stated, policy.streams, self._feeds.get(device))
         return f"{fault[0]}: {fault[1]}" if fault is not None else ""
 
-    def _manifest(self, ref: ModelRef) -> Manifest:
-        if ref.digest not in self._manifests:
+    def _manifest(self, digest: str) -> Manifest:
+        if digest not in self._manifests:
             while len(self._manifests) >= MANIFESTS_MAX:
                 del self._manifests[next(iter(self._manifests))]
-            self._manifests[ref.digest] = load_bundle(self._store, ref.digest)[0]
-        return self._manifests[ref.digest]
+            self._manifests[digest] = load_bundle(self._store, digest)[0]
+        return self._manifests[digest]
 
     def _read_feeds(self, now_ns: int) -> None:
         """Which streams each device has, by what any of its services reports."""
@@ -247,104 +265,77 @@ class Fleet:
                 known.update({s.stream: s for s in reported.streams})
 
     def _look_at_slot(self, policy: SlotPolicy, seen: _Look) -> None:
-        rows = list_rollouts(self._store, self.fleet, slot=policy.slot)
-        rollouts = [Rollout.from_json(row.document["rollout"]) for row in rows]
-        begun = {row.id: row.created_ns for row in rows}
         services = {d: row for d, row in seen.services.items() if policy.matches(d)}
+        self._read_feeds(seen.now_ns)
+        lane = Lane(self._store, self.fleet, policy, self._policy, seen.versions, self._members)
         assigned = {
             device: seen.ref(row)
             for (device, slot), row in seen.assigned.items()
             if slot == policy.slot
         }
-        active = controller.running(rollouts)
-        if active is None and services:
-            active = controller.begin(policy, rollouts, seen.versions, secrets.token_hex(16))
-            if active is not None:
-                begun[active.id] = seen.now_ns
-                self._journal.info(
-                    "rollout.begun",
-                    slot=policy.slot,
-                    model=active.target.name,
-                    version=active.target.version,
-                )
-        self._read_feeds(seen.now_ns)
-        if active is None:
-            devices = {device: rollout.Evidence() for device in services}
-        else:
-            found = gather(self._store, self.fleet, active, services, begun[active.id])
-            devices = {
-                device: replace(
-                    e, unfit=self._fault(policy, device, services[device], active.target)
-                )
-                for device, e in found.items()
-            }
-        after, changes = controller.look(
-            policy,
-            active,
-            rollouts,
-            seen.versions,
-            devices,
-            assigned,
-            seen.now_ns / 1e9,
-            lambda device, ref: (
-                device not in services or not self._fault(policy, device, services[device], ref)
-            ),
-        )
-        if after is not None:
-            row = self._rollout_row(policy, after, devices, begun[after.id], seen.now_ns)
-            before = next((r for r in rows if r.id == after.id), None)
-            if before is None or before.document != row.document:
-                seen.changed.append(row)
-            if before is None or before.state != row.state:
-                self._journal.info(f"rollout.{row.state}", rollout=row.id, verdict=after.verdict)
-            seen.running.append(after)
-        for change in changes:
+
+        def fault(device: str, ref: ModelRef) -> str:
+            row = services.get(device)
+            return self._fault(policy, device, row, ref) if row is not None else ""
+
+        turned = lane.look(services, assigned, seen.requests, fault, self._known, seen.now_ns)
+        for tell in turned.audit:
+            self._journal.info(tell.type, rollout=tell.rollout, reason=tell.reason, by=tell.actor)
+        seen.changed += turned.changed
+        seen.members += turned.members
+        seen.answers += turned.answers
+        seen.audit += turned.audit
+        seen.running += turned.running
+        seen.lifting |= turned.lifting
+        for change in turned.assign:
             seen.assignments.append(
                 AssignmentRow(
                     change.device,
                     policy.slot,
                     change.model.name if change.model else None,
                     change.model.version if change.model else None,
-                    after.id if after is not None else None,
+                    turned.blamed,
                 )
             )
 
-    def _rollout_row(
-        self,
-        policy: SlotPolicy,
-        state: Rollout,
-        devices: Mapping[str, rollout.Evidence],
-        created_ns: int,
-        now_ns: int,
-    ) -> RolloutRow:
-        passed_over = rollout.skipped(state, Observation(devices))
-        document = {
-            "rollout": state.to_json(),
-            "verdict": state.verdict,
-            "waves": _progress(policy, state, devices),
-            "figures": rollout.figures(state, Observation(devices)).to_json(),
-            "gates": policy.gates.model_dump(mode="json"),
-            "skipped": dict(list(passed_over.items())[:SKIPPED_MAX]),
-        }
-        return RolloutRow(
-            state.id,
-            self.fleet,
-            state.slot,
-            state.target.name,
-            state.target.version,
-            state.phase.value,
-            document,
-            created_ns,
-            now_ns,
-        )
+    def _known(self, state: Rollout) -> Known:
+        """What the manifests of a rollout's versions state."""
+        thresholds: dict[str, float] = {}
+        disagreement: dict[str, tuple[float, int]] = {}
+        keys = {m.previous.key for m in state.members.values() if m.previous is not None}
+        for key in sorted({state.target.key, *keys})[:MANIFESTS_MAX]:
+            manifest = self._manifest(key)
+            stated = manifest.outputs[0].threshold
+            if stated is not None and manifest.calibration is None:
+                thresholds[key] = stated
+        lineage = self._manifest(state.target.key).lineage
+        measured = lineage.metrics.get(RECENT_METRICS, {})
+        if lineage.parent is not None and "disagreement" in measured:
+            windows = int(measured.get("windows", 0))
+            disagreement[lineage.parent.digest] = (measured["disagreement"], windows)
+        return Known(thresholds, disagreement)
+
+    def _answer_strays(self, seen: _Look) -> None:
+        """Requests that no lane took: said so, once whoever else might answer had the time."""
+        taken = {r.id for r in seen.answers}
+        for request in seen.requests:
+            if request.id in taken:
+                continue
+            of_ours = request.kind == "start" and request.model is not None
+            if of_ours or seen.now_ns - request.asked_ns > STRAY_NS:
+                seen.answers.append(
+                    refused(request, _stray(request, self._policy), seen.now_ns / 1e9)
+                )
 
     def _live(self, seen: _Look) -> set[ModelRef]:
         """Versions that some slot runs, is to run, or would go back to."""
         approved = {v.ref.digest for v in seen.versions if v.state == "approved"}
         live = {seen.ref(row) for row in seen.assigned.values()}
         for state in seen.running:
-            live.add(state.target)
-            live.update(touch.previous for touch in state.touched)
+            live.add(model_ref(state.target))
+            live.update(
+                model_ref(m.previous) for m in state.members.values() if m.previous is not None
+            )
         return {ref for ref in live if ref is not None and ref.digest in approved}
 
     def _sign(self, seen: _Look, now: datetime) -> list[DocumentRow]:
@@ -356,7 +347,8 @@ class Fleet:
             for (device, slot), row in seen.assigned.items():
                 if slot == policy.slot and policy.matches(device):
                     model = seen.ref(row)
-                    order = SlotOrder(model=model, streams=policy.streams)
+                    lift = [model.digest] if model and row.rollout in seen.lifting else []
+                    order = SlotOrder(model=model, streams=policy.streams, lift=lift)
                     by_device.setdefault(device, {})[slot] = order
         signed: list[DocumentRow] = []
         orders = self._orders or {}
@@ -406,22 +398,11 @@ def content_of(payload: bytes) -> Desired | None:
         return None
 
 
-def _progress(
-    policy: SlotPolicy, state: Rollout, devices: Mapping[str, rollout.Evidence]
-) -> list[dict[str, object]]:
-    """Each wave in a form that people and the console read."""
-    waves: list[dict[str, object]] = []
-    for number, wave in enumerate(policy.waves):
-        touched = [t.device for t in state.touched if t.wave == number]
-        shown = {d: devices.get(d, rollout.Evidence()) for d in touched}
-        waves.append(
-            {
-                "size": wave.size(len(devices)),
-                "devices": touched,
-                "installed": sum(e.installed for e in shown.values()),
-                "windows": sum(e.new.windows for e in shown.values()),
-                "passed": number < len(state.passed_s),
-                "passed_s": state.passed_s[number] if number < len(state.passed_s) else None,
-            }
-        )
-    return waves
+def _stray(request: Request, policy: Policy) -> str:
+    """Why nobody takes a request."""
+    if request.kind == "start" and request.model is not None:
+        known = ", ".join(sorted({s.model for s in policy.slots})) or "none"
+        return f"no slot of the policy is for {request.model}; it has: {known}"
+    if request.kind == "start":
+        return f"nothing here delivers to {request.lane}"
+    return f"no rollout {request.rollout} in this fleet"

@@ -1,333 +1,445 @@
-"""The rollout of one version into one slot: a pure state machine in virtual time.
+"""The rollout: one pure state machine for models and for container releases, in virtual time.
 
-    RUNNING  --every wave passed-->                            COMPLETED
-    RUNNING  --a gate failed, or no evidence in time-->        HALTED   (all touched return)
+The theory. A rollout takes one `Target` (a model version, a container release) to the devices of
+one *lane* (a model slot, a balena application), wave by wave. A lane has at most one rollout that
+is not QUEUED and not at its end; later ones queue. A wave *touches* devices until its size is
+reached, and passes only on what devices have shown; silence never passes. When a gate fails the
+rollout is HALTED, and every touched device is given back what it had before. While it is PAUSED or
+waits for approval (AWAITING) nobody new is touched, and gates still watch those who were.
 
-`step(state, observation, now) -> (state, effects)` reads no clock and does no I/O. A wave touches
-devices until its size is reached, and passes only on what devices have shown: silence never passes.
-Gates are looked at again and again, so accuracy is judged at three standard errors, and windows,
-which overlap, count as fewer (`independent_share`).
+`step(state, plan, event, now_s) -> (state, effects)` reads no clock and does no I/O. Every pair of
+phase and event has a row in `TRANSITIONS` or is illegal; an illegal event leaves the state as it is
+and has no effects, and `refusal` says in words why. The same look twice changes nothing.
+
+How a service carries it out:
+1. gather an `Observation`: for each device of the lane its `Evidence`; `holds` is the key of what
+   it was last told to run (the stored assignment, the pin in balena), never a guess;
+2. `state, effects = step(state, plan, Look(observation), now_s)`, and the same for requests of
+   people (`Pause`, `Resume`, `Abort`, `Approve`) and for `Begin` once the lane is free;
+3. store the state (`changes(before, after)` names the members to be written) in one transaction
+   with whatever carries the effects out, or before it;
+4. carry out. `Give` and `Return` are edges for logs and for fast action; the level is
+   `wanted(state)`: what each touched device shall have now. A service killed between 3 and 4
+   compares `wanted` with what devices hold and carries out the differences only, so that nothing
+   is sent twice and nothing is left out.
+
+A device outside `wanted` is not this rollout's: it keeps what it has, or gets the lane's champion.
+Any thread may call these functions.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from fieldloop_contract.messages import ModelRef, from_object
-from fieldloop_delivery.policy import Gates, Wave
+from fieldloop_delivery.evidence import Evidence, Target
+from fieldloop_delivery.judging import Finding, judge
+from fieldloop_delivery.policy import Plan
+from fieldloop_delivery.waves import choose, shown_by, wave_size
 
-STANDARD_ERRORS = 3.0
+NAMED_MAX: Final = 5
 
 
 class Phase(StrEnum):
     """Where a rollout is."""
 
+    QUEUED = "queued"
     RUNNING = "running"
+    AWAITING = "awaiting"
+    PAUSED = "paused"
     COMPLETED = "completed"
     HALTED = "halted"
+    ABORTED = "aborted"
+
+
+OPEN: Final = (Phase.RUNNING, Phase.AWAITING, Phase.PAUSED)
+ENDED: Final = (Phase.COMPLETED, Phase.HALTED, Phase.ABORTED)
+WITHDRAWN: Final = (Phase.HALTED, Phase.ABORTED)
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """What a device's windows say of one version: counts, and means over them."""
+class Member:
+    """A device that was touched.
 
-    windows: int = 0
-    invalid: int = 0
-    latency_us: float = 0.0
-    labelled: int = 0
-    correct: int = 0
+    Attributes:
+        wave: the wave that touched it, from 0.
+        at_s: when.
+        previous: what it had before, and goes back to; None for nothing.
+        cohort: of its tags, by the plan.
+        back_s: when it was seen without the target again, after the rollout was taken back.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one device has shown of the version under way."""
-
-    online: bool = False
-    installed: bool = False
-    failed: str = ""
-    unfit: str = ""
-    """Why the device cannot run the version, by what it says of itself: it is passed over."""
-    new: Tally = Tally()
-    old: Tally = Tally()
-    shadowed: int = 0
-    agreed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Touch:
-    """A device that was given the version: in which wave, when, and what it had before."""
-
-    device: str
     wave: int
     at_s: float
-    previous: ModelRef | None
+    previous: Target | None
+    cohort: str = ""
+    back_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """The state, all of it; `to_json` and `from_json` carry it through the store."""
+    """The state, all of it.
+
+    Attributes:
+        lane: the slot or application; one open rollout each.
+        wave: the wave under way, from 0.
+        wave_since_s: when its first device was touched; moved on by time spent in pause.
+        evident_since_s: since when enough has been shown; the soak runs from here.
+        held_since_s: since when it has been PAUSED or AWAITING.
+        approved: waves that somebody approved, counted from the first.
+        begun_s: when the lane was its own.
+        ended_s: when it was completed, halted or aborted.
+        lift: whether orders lift the target from a device's blacklist (a retry).
+        retry_of: the rollout that this one tries again.
+        members: device to what was done to it.
+        controls: devices that stay as they are, and their cohort.
+        verdict: one line for people: what it waits for, or which gate ended it and on what.
+        findings: the gates' last findings; not stored with the state, made anew in each look.
+    """
 
     id: str
-    slot: str
-    target: ModelRef
-    phase: Phase = Phase.RUNNING
+    lane: str
+    target: Target
+    phase: Phase = Phase.QUEUED
     wave: int = 0
     wave_since_s: float | None = None
     evident_since_s: float | None = None
-    touched: tuple[Touch, ...] = ()
+    held_since_s: float | None = None
+    approved: int = 0
+    begun_s: float | None = None
+    ended_s: float | None = None
     passed_s: tuple[float, ...] = ()
-    verdict: str = "waiting for devices"
-
-    def to_json(self) -> dict[str, Any]:
-        """The state as JSON."""
-        return {
-            "id": self.id,
-            "slot": self.slot,
-            "target": self.target.model_dump(mode="json"),
-            "phase": self.phase.value,
-            "wave": self.wave,
-            "wave_since_s": self.wave_since_s,
-            "evident_since_s": self.evident_since_s,
-            "touched": [
-                [t.device, t.wave, t.at_s, t.previous and t.previous.model_dump(mode="json")]
-                for t in self.touched
-            ],
-            "passed_s": list(self.passed_s),
-            "verdict": self.verdict,
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Rollout:
-        """The state from JSON."""
-        return cls(
-            id=document["id"],
-            slot=document["slot"],
-            target=from_object(ModelRef, document["target"]),
-            phase=Phase(document["phase"]),
-            wave=document["wave"],
-            wave_since_s=document["wave_since_s"],
-            evident_since_s=document["evident_since_s"],
-            touched=tuple(
-                Touch(device, wave, at_s, previous and from_object(ModelRef, previous))
-                for device, wave, at_s, previous in document["touched"]
-            ),
-            passed_s=tuple(document["passed_s"]),
-            verdict=document["verdict"],
-        )
+    lift: bool = False
+    retry_of: str = ""
+    verdict: str = "queued"
+    members: Mapping[str, Member] = field(default_factory=dict)
+    controls: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known at one moment. `devices` are those the policy names, with their evidence."""
+    """What is known at one moment: the lane's devices, with what each has shown."""
 
     devices: Mapping[str, Evidence]
-    assigned: Mapping[str, ModelRef | None] = field(default_factory=dict)
     withdrawn: str = ""
-    """Why the version may not run any more (recalled, rejected); "" while it may."""
+    """Why the target may not run any more (recalled, deleted); "" while it may."""
 
 
 @dataclass(frozen=True, slots=True)
-class Assign:
-    """Order `device` to run `model` (None: nothing) in the slot."""
+class Begin:
+    """The lane is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the devices."""
+
+    seen: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Touch nobody new until told to go on."""
+
+    by: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on after a pause."""
+
+    by: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Take it back from everybody."""
+
+    by: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Let the next wave begin."""
+
+    by: str = ""
+    why: str = ""
+
+
+Event = Begin | Look | Pause | Resume | Abort | Approve
+EVENTS: Final = (Begin, Look, Pause, Resume, Abort, Approve)
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Tell `device` to run the target."""
 
     device: str
-    model: ModelRef | None
+    target: Target
+    lift: bool = False
 
 
-def step(
-    state: Rollout, waves: Sequence[Wave], gates: Gates, seen: Observation, now_s: float
-) -> tuple[Rollout, list[Assign]]:
-    """One look. The same look twice changes nothing the second time."""
-    if state.phase is not Phase.RUNNING:
-        return state, []
-    fault = seen.withdrawn or failed_gate(state, gates, seen)
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Tell `device` to run what it had before (None: nothing)."""
+
+    device: str
+    previous: Target | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """For the audit trail and for notifications: `rollout.paused`, `rollout.halted`, ..."""
+
+    type: str
+    by: str = ""
+    why: str = ""
+
+
+Effect = Give | Return | Tell
+Outcome = tuple[Rollout, list[Effect]]
+
+
+def step(state: Rollout, plan: Plan, event: Event, now_s: float) -> Outcome:
+    """The next state, and what has to be done once it is stored."""
+    handler = TRANSITIONS.get((state.phase, type(event)))
+    return (state, []) if handler is None else handler(state, plan, event, now_s)
+
+
+def wanted(state: Rollout) -> dict[str, Target | None]:
+    """What each touched device shall run now, by this rollout."""
+    if state.phase in WITHDRAWN:
+        return {device: member.previous for device, member in state.members.items()}
+    return dict.fromkeys(state.members, state.target)
+
+
+def changes(before: Rollout | None, after: Rollout) -> dict[str, Member]:
+    """Members that are new or other than before: what has to be written."""
+    known = before.members if before is not None else {}
+    if known is after.members:
+        return {}
+    return {d: m for d, m in after.members.items() if known.get(d) is not m}
+
+
+def refusal(state: Rollout, event: Event) -> str:
+    """Why an event of a person does nothing now, and what would; "" where it is legal."""
+    if (state.phase, type(event)) in TRANSITIONS:
+        return ""
+    what = type(event).__name__.lower()
+    now = f"rollout {state.id} of {state.target} is {state.phase.value}"
+    if state.phase in ENDED:
+        hint = "; `retry` begins it again" if state.phase in WITHDRAWN else ""
+        return f"{now} ({state.verdict}): there is nothing to {what}{hint}"
+    hints = {
+        Pause: "it touches nobody until resumed",
+        Resume: "only a paused rollout is resumed",
+        Approve: "it does not wait for an approval",
+    }
+    return f"{now}: {hints.get(type(event), 'nothing was done')}"
+
+
+# Looking.
+
+
+def _look(state: Rollout, plan: Plan, event: Any, now_s: float) -> Outcome:
+    """Judge, touch, and pass or wait."""
+    seen: Observation = event.seen
+    size = wave_size(state.members, plan, state.wave, seen.devices)
+    state, fault = _judge(state, plan, seen, size)
     if fault:
-        return _halt(state, fault)
-    state, effects = _touch(state, waves, seen, now_s)
+        return _halt(state, fault, now_s)
+    if plan.waves[state.wave].approval and state.approved <= state.wave:
+        name = f"wave {state.wave + 1} of {len(plan.waves)}"
+        held = replace(
+            state, phase=Phase.AWAITING, held_since_s=now_s, verdict=f"{name} waits for approval"
+        )
+        return held, [Tell("rollout.awaiting")]
+    state, effects = _touch(state, plan, seen, size, now_s)
     if state.wave_since_s is None:
-        return state, effects
-    # A device touched in this very look has shown nothing of this order yet.
-    fresh = {e.device for e in effects}
-    shown = [
-        t.device
-        for t in state.touched
-        if t.device not in fresh and _evident(seen.devices.get(t.device, Evidence()), gates)
-    ]
-    needed = max(1, math.ceil(gates.quorum * len(state.touched)))
-    figure = f"{len(shown)} of {needed} devices have shown enough"
-    if len(shown) >= needed:
-        return _pass(state, waves, gates, figure, now_s), effects
-    if now_s - state.wave_since_s > gates.wait_s_max:
-        return _halt(state, f"insufficient evidence: {figure} in {gates.wait_s_max:.0f} s")
-    verdict = f"wave {state.wave + 1} of {len(waves)}: {figure}"
+        return replace(state, verdict=_nobody(state, plan, seen, now_s)), effects
+    shown = shown_by(state.members, plan.gates, seen.devices)
+    missing = [f for f in state.findings if f.gate in plan.gates.required and not f.judged]
+    enough = shown.devices >= shown.needed(size, plan.gates)
+    waiting = shown.text(size, plan.gates)
+    # What was touched in this very look has shown nothing of this order yet.
+    if enough and not missing and not effects:
+        return _pass(state, plan, waiting, now_s)
+    if enough and missing:
+        waiting = f"{missing[0].gate}, {missing[0].text}"
+    if now_s - state.wave_since_s > plan.gates.wait_s_max:
+        limit_s = plan.gates.wait_s_max
+        return _halt(state, f"insufficient evidence: {waiting} in {limit_s:.0f} s", now_s)
+    closed = "" if plan.open(now_s) else "; outside maintenance, nobody new is given it"
+    verdict = f"wave {state.wave + 1} of {len(plan.waves)}, waiting: {waiting}{closed}"
     return replace(state, evident_since_s=None, verdict=verdict), effects
 
 
-def _pass(
-    state: Rollout, waves: Sequence[Wave], gates: Gates, figure: str, now_s: float
-) -> Rollout:
+def _judge(state: Rollout, plan: Plan, seen: Observation, size: int) -> tuple[Rollout, str]:
+    if seen.withdrawn:
+        return state, seen.withdrawn
+    cohorts = {d: m.cohort for d, m in state.members.items()}
+    findings = judge(cohorts, state.controls, plan.gates, seen.devices, size)
+    state = replace(state, findings=tuple(findings))
+    return state, next((f"{f.gate}: {f.text}" for f in findings if f.failed), "")
+
+
+def _touch(state: Rollout, plan: Plan, seen: Observation, size: int, now_s: float) -> Outcome:
+    """Give the target to more devices, up to the wave's size and the plan's limits."""
+    if not plan.open(now_s):
+        return state, []
+    chosen = choose(state.id, state.members, state.controls, plan, state.wave, seen.devices, size)
+    if state.wave_since_s is None and (chosen.devices or chosen.full):
+        state = replace(state, wave_since_s=now_s)
+    if not chosen.devices and not chosen.controls:
+        return state, []
+    fresh = {
+        device: Member(state.wave, now_s, seen.devices[device].holds, cohort)
+        for device, cohort in chosen.devices.items()
+    }
+    controls = {**state.controls, **chosen.controls}
+    controls = {d: c for d, c in controls.items() if d not in fresh}
+    state = replace(state, members={**state.members, **fresh}, controls=controls)
+    gives: list[Effect] = [Give(device, state.target, state.lift) for device in fresh]
+    return state, gives
+
+
+def _nobody(state: Rollout, plan: Plan, seen: Observation, now_s: float) -> str:
+    name = f"wave {state.wave + 1} of {len(plan.waves)}, waiting"
+    if not plan.open(now_s):
+        return f"{name}: outside maintenance"
+    fit = sum(not e.unfit for e in seen.devices.values())
+    return f"{name} for devices: {len(seen.devices)} match, {fit} can run it, none is there"
+
+
+def _pass(state: Rollout, plan: Plan, figure: str, now_s: float) -> Outcome:
     """Enough was shown: soak, then the next wave or the end."""
     since_s = now_s if state.evident_since_s is None else state.evident_since_s
-    name = f"wave {state.wave + 1} of {len(waves)}"
-    if now_s - since_s < gates.soak_s:
-        return replace(state, evident_since_s=since_s, verdict=f"{name}: soaking")
+    name = f"wave {state.wave + 1} of {len(plan.waves)}"
+    if now_s - since_s < plan.gates.soak_s:
+        return replace(state, evident_since_s=since_s, verdict=f"{name}: soaking"), []
     state = replace(state, passed_s=(*state.passed_s, now_s))
-    if state.wave + 1 >= len(waves):
-        verdict = f"completed: {figure}"
-        return replace(state, phase=Phase.COMPLETED, verdict=verdict)
-    return replace(
+    if state.wave + 1 >= len(plan.waves):
+        done = replace(state, phase=Phase.COMPLETED, ended_s=now_s, verdict=f"completed: {figure}")
+        return done, [Tell("rollout.completed")]
+    after = replace(
         state,
         wave=state.wave + 1,
         wave_since_s=None,
         evident_since_s=None,
-        verdict=f"{name} passed",
+        verdict=f"{name} passed: {figure}",
+    )
+    return after, [Tell("rollout.wave-passed", why=figure)]
+
+
+def _halt(state: Rollout, fault: str, now_s: float) -> Outcome:
+    halted = replace(state, phase=Phase.HALTED, ended_s=now_s, verdict=f"halted: {fault}")
+    return halted, [Tell("rollout.halted", why=fault), *_returns(state)]
+
+
+def _returns(state: Rollout) -> list[Effect]:
+    return [Return(device, member.previous) for device, member in state.members.items()]
+
+
+def _watch(state: Rollout, plan: Plan, event: Any, now_s: float) -> Outcome:
+    """Nobody is touched, nothing passes; a gate may still fail."""
+    size = wave_size(state.members, plan, state.wave, event.seen.devices)
+    state, fault = _judge(state, plan, event.seen, size)
+    return _halt(state, fault, now_s) if fault else (state, [])
+
+
+def _look_queued(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    return _halt(state, event.seen.withdrawn, now_s) if event.seen.withdrawn else (state, [])
+
+
+def _look_back(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    """After the end: who has been seen without the target again."""
+    devices: Mapping[str, Evidence] = event.seen.devices
+    back = {
+        device: replace(member, back_s=now_s)
+        for device, member in state.members.items()
+        if member.back_s is None
+        and (seen := devices.get(device)) is not None
+        and _is_back(seen, state.target, member)
+    }
+    if not back:
+        return state, []
+    after = replace(state, members={**state.members, **back})
+    if all(m.back_s is not None for m in after.members.values()):
+        took_s = now_s - (state.ended_s or now_s)
+        why = f"all {len(after.members)} devices are back after {took_s:.1f} s"
+        return after, [Tell("rollout.returned", why=why)]
+    return after, []
+
+
+def _is_back(seen: Evidence, target: Target, member: Member) -> bool:
+    """Whether it runs what it had before, or anything but the target where it had nothing."""
+    if target.key in (seen.at_work, seen.runs):
+        return False
+    return member.previous is None or seen.runs == member.previous.key
+
+
+# Requests of people.
+
+
+def _begin(state: Rollout, _plan: Plan, _event: Any, now_s: float) -> Outcome:
+    running = replace(state, phase=Phase.RUNNING, begun_s=now_s, verdict="waiting for devices")
+    return running, [Tell("rollout.begun")]
+
+
+def _pause(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    since_s = now_s if state.held_since_s is None else state.held_since_s
+    who = f" by {event.by}" if event.by else ""
+    why = f": {event.why}" if event.why else ""
+    paused = replace(state, phase=Phase.PAUSED, held_since_s=since_s, verdict=f"paused{who}{why}")
+    return paused, [Tell("rollout.paused", event.by, event.why)]
+
+
+def _go_on(state: Rollout, now_s: float) -> Rollout:
+    """RUNNING again; the time it was held does not count."""
+    held_s = now_s - state.held_since_s if state.held_since_s is not None else 0.0
+    since_s = None if state.wave_since_s is None else state.wave_since_s + held_s
+    return replace(
+        state, phase=Phase.RUNNING, held_since_s=None, wave_since_s=since_s, verdict="going on"
     )
 
 
-def _halt(state: Rollout, fault: str) -> tuple[Rollout, list[Assign]]:
-    back = [Assign(t.device, t.previous) for t in state.touched]
-    return replace(state, phase=Phase.HALTED, verdict=f"halted: {fault}"), back
+def _resume(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    return _go_on(state, now_s), [Tell("rollout.resumed", event.by, event.why)]
 
 
-def _touch(
-    state: Rollout, waves: Sequence[Wave], seen: Observation, now_s: float
-) -> tuple[Rollout, list[Assign]]:
-    """Give the version to more devices, up to the wave's size; online ones first, then by hash."""
-    touched = {t.device for t in state.touched}
-    fit = [d for d, e in seen.devices.items() if not e.unfit]
-    size = waves[state.wave].size(len(touched.union(fit)))
-    candidates = sorted(
-        (d for d in fit if d not in touched),
-        key=lambda d: (not seen.devices[d].online, _order(state.id, d)),
-    )
-    # Only the last wave reaches for devices that are away: they could show nothing in an early one.
-    if state.wave + 1 < len(waves):
-        candidates = [d for d in candidates if seen.devices[d].online]
-    chosen = candidates[: max(0, size - len(touched))]
-    if state.wave_since_s is None and (chosen or len(touched) >= size > 0):
-        state = replace(state, wave_since_s=now_s)
-    fresh = tuple(Touch(d, state.wave, now_s, seen.assigned.get(d)) for d in chosen)
-    state = replace(state, touched=(*state.touched, *fresh))
-    return state, [Assign(t.device, state.target) for t in fresh]
+def _approve(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    approved = replace(_go_on(state, now_s), approved=state.wave + 1)
+    return approved, [Tell("rollout.approved", event.by, event.why)]
 
 
-def skipped(state: Rollout, seen: Observation) -> dict[str, str]:
-    """Devices that are passed over, with the reason; neither a success nor a failure."""
-    touched = {t.device for t in state.touched}
-    rows = sorted(seen.devices.items())
-    return {d: e.unfit for d, e in rows if e.unfit and d not in touched}
+def _abort(state: Rollout, _plan: Plan, event: Any, now_s: float) -> Outcome:
+    who = f" by {event.by}" if event.by else ""
+    why = f": {event.why}" if event.why else ""
+    aborted = replace(state, phase=Phase.ABORTED, ended_s=now_s, verdict=f"aborted{who}{why}")
+    return aborted, [Tell("rollout.aborted", event.by, event.why), *_returns(state)]
 
 
-def _order(rollout: str, device: str) -> str:
-    return hashlib.sha256(f"{rollout}/{device}".encode()).hexdigest()
-
-
-def _evident(evidence: Evidence, gates: Gates) -> bool:
-    return evidence.installed and not evidence.failed and evidence.new.windows >= gates.windows_min
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The gates' figures over all touched devices."""
-
-    touched: int
-    installed: int
-    failed: dict[str, str]
-    windows: int
-    invalid: int
-    latency_us: float
-    latency_old_us: float
-    shadowed: int
-    agreed: int
-    labelled: int
-    correct: int
-    labelled_old: int
-    correct_old: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures, with shares where they can be had."""
-        share = {
-            "accuracy": self.correct / self.labelled if self.labelled else None,
-            "accuracy_old": self.correct_old / self.labelled_old if self.labelled_old else None,
-            "agreement": self.agreed / self.shadowed if self.shadowed else None,
-        }
-        return {
-            "touched": self.touched,
-            "installed": self.installed,
-            "failed": self.failed,
-            "windows": self.windows,
-            "invalid": self.invalid,
-            "latency_us": self.latency_us,
-            "latency_old_us": self.latency_old_us,
-            "shadowed": self.shadowed,
-            "labelled": self.labelled,
-            "labelled_old": self.labelled_old,
-            **share,
-        }
-
-
-def figures(state: Rollout, seen: Observation) -> Figures:
-    """Sum the evidence of all touched devices."""
-    rows = {t.device: seen.devices.get(t.device, Evidence()) for t in state.touched}
-    paired = [e for e in rows.values() if e.new.windows and e.old.windows]
-    return Figures(
-        touched=len(rows),
-        installed=sum(e.installed for e in rows.values()),
-        failed={d: e.failed for d, e in rows.items() if e.failed},
-        windows=sum(e.new.windows for e in rows.values()),
-        invalid=sum(e.new.invalid for e in rows.values()),
-        latency_us=_mean([e.new.latency_us for e in paired]),
-        latency_old_us=_mean([e.old.latency_us for e in paired]),
-        shadowed=sum(e.shadowed for e in rows.values()),
-        agreed=sum(e.agreed for e in rows.values()),
-        labelled=sum(e.new.labelled for e in rows.values()),
-        correct=sum(e.new.correct for e in rows.values()),
-        labelled_old=sum(e.old.labelled for e in rows.values()),
-        correct_old=sum(e.old.correct for e in rows.values()),
-    )
-
-
-def failed_gate(state: Rollout, gates: Gates, seen: Observation) -> str:
-    """The first gate that fails, with its figures and devices; "" where none does."""
-    f = figures(state, seen)
-    if f.touched and len(f.failed) > gates.failed_share_max * f.touched:
-        named = "; ".join(f"{d}: {reason}" for d, reason in sorted(f.failed.items())[:5])
-        return f"{len(f.failed)} of {f.touched} devices refused it or took it back ({named})"
-    if f.windows < gates.windows_min:
-        return ""
-    if f.invalid > gates.invalid_share_max * f.windows:
-        return f"{f.invalid} of {f.windows} windows were invalid"
-    slow = f.latency_old_us > 0 and f.latency_us > gates.latency_ratio_max * f.latency_old_us
-    if slow and f.latency_us > gates.latency_floor_us:
-        return f"mean latency {f.latency_us:.0f} us, before {f.latency_old_us:.0f} us"
-    if gates.agreement_min is not None and f.shadowed >= gates.windows_min:
-        agreement = f.agreed / f.shadowed
-        if agreement < gates.agreement_min:
-            return f"agreement in shadow {agreement:.3f} over {f.shadowed} windows"
-    return _worse(f, gates)
-
-
-def _worse(f: Figures, gates: Gates) -> str:
-    """Whether accuracy fell, beyond what so few independent windows can say by chance.
-
-    Difference of two proportions, Wald interval; with counts of at least `labels_min`.
-    """
-    if min(f.labelled, f.labelled_old) < gates.labels_min:
-        return ""
-    new, old = f.correct / f.labelled, f.correct_old / f.labelled_old
-    n, n_old = f.labelled * gates.independent_share, f.labelled_old * gates.independent_share
-    error = math.sqrt(new * (1 - new) / n + old * (1 - old) / n_old)
-    if new - old + STANDARD_ERRORS * error < -gates.accuracy_drop_max:
-        return (
-            f"accuracy {new:.3f} over {f.labelled} windows, before {old:.3f} over {f.labelled_old}"
-        )
-    return ""
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+Handler = Callable[[Rollout, Plan, Any, float], Outcome]
+TRANSITIONS: Final[dict[tuple[Phase, type], Handler]] = {
+    (Phase.QUEUED, Begin): _begin,
+    (Phase.QUEUED, Look): _look_queued,
+    (Phase.QUEUED, Abort): _abort,
+    (Phase.RUNNING, Look): _look,
+    (Phase.RUNNING, Pause): _pause,
+    (Phase.RUNNING, Abort): _abort,
+    (Phase.AWAITING, Look): _watch,
+    (Phase.AWAITING, Approve): _approve,
+    (Phase.AWAITING, Pause): _pause,
+    (Phase.AWAITING, Abort): _abort,
+    (Phase.PAUSED, Look): _watch,
+    (Phase.PAUSED, Resume): _resume,
+    (Phase.PAUSED, Abort): _abort,
+    (Phase.HALTED, Look): _look_back,
+    (Phase.ABORTED, Look): _look_back,
+}

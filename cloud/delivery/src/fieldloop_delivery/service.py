@@ -1,7 +1,7 @@
 """The running service: one owner loop over the store, the repository and the broker.
 
 The loop polls the MQTT session, looks at the store each `look_s`, and lets the publisher work. It
-owns all state; there is no other thread but the session's.
+owns all state; beside it run the session's thread and, where one is set, the webhook's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from fieldloop_contract.errors import FieldloopError, RetryLater
 from fieldloop_contract.topics import blob_topic, channel_filter, meta_filter
 from fieldloop_delivery.fleet import Fleet
+from fieldloop_delivery.notices import MqttNotices, Webhook
 from fieldloop_delivery.publisher import Publisher
 from fieldloop_delivery.settings import DeliverySettings
 from fieldloop_runtime.health import Health
@@ -60,6 +61,12 @@ class Delivery:
             journal=journal,
             orders=channel_filter("desired", fleet=settings.fleet, service=settings.service),
         )
+        self._notices = MqttNotices(self._session, store, settings.fleet)
+        self._webhook: Webhook | None = None
+        if settings.webhook_url:
+            self._webhook = Webhook(
+                settings.webhook_url, settings.webhook_secret, store, settings.fleet, journal
+            )
         self._looked_s = self._warned_s = float("-inf")
         self._swept_s = 0.0
         self._cursor = EventCursor(time.time_ns(), "", "", "", 0)
@@ -67,6 +74,8 @@ class Delivery:
     def run(self, life: Life) -> None:
         """Until told to stop."""
         self._session.start()
+        if self._webhook is not None:
+            self._webhook.start()
         try:
             while not life.stop.is_set():
                 event = self._session.poll(POLL_S)
@@ -76,9 +85,12 @@ class Delivery:
                     self._take(event, time.monotonic())
                     event = self._session.poll()
                 self._turn(time.monotonic())
-                if not self._session.alive:
+                dead = self._webhook is not None and not self._webhook.alive
+                if dead or not self._session.alive:
                     life.fail(ExitCode.THREAD_DIED)
         finally:
+            if self._webhook is not None:
+                self._webhook.stop()
             self._session.stop()
 
     def _take(self, event: Event, now_s: float) -> None:
@@ -88,8 +100,13 @@ class Delivery:
                 self.publisher.connected(now_s)
             case Disconnected():
                 self.publisher.disconnected()
+                self._notices.disconnected()
             case Published(token):
                 self.publisher.taken(token)
+                try:
+                    self._notices.taken(token)
+                except RetryLater as error:  # it is due still, and sent again
+                    self._journal.warning("store.away", error=str(error))
             case Received(topic, payload):
                 self.publisher.received(topic, payload, now_s)
 
@@ -102,6 +119,7 @@ class Delivery:
                     self.publisher.want(items)
                 self._health.tick("look", LOOK_SILENT_S_MAX)
                 self._hear_missing(now_s)
+                self._notices.pump()
             except RetryLater as error:
                 if self._noise.allow(now_s):
                     self._journal.warning("store.away", error=str(error))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fieldloop_contract.ids import Id
 from fieldloop_contract.manifest import CHUNK_BYTES_MAX
 from fieldloop_delivery.bundles import RETAINED_BYTES_MAX
+from fieldloop_delivery.notices import check_url
 from fieldloop_runtime.settings import HealthSettings, MqttSettings, PositiveSeconds, Settings
 
 
@@ -49,5 +50,22 @@ class DeliverySettings(Settings):
         default=RETAINED_BYTES_MAX,
         description="bundles above this are not put on the broker, where public_dir is set",
     )
+    notices: bool = Field(default=True, description="tell of rollouts by MQTT")
+    webhook_url: str = Field(
+        default="", description="told of rollouts by POST; https, or http on this very machine"
+    )
+    webhook_secret: str = Field(
+        default="", repr=False, description="key of the webhook's signature, at least 16 characters"
+    )
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()
+
+    @model_validator(mode="after")
+    def _webhook_is_safe(self) -> DeliverySettings:
+        if self.webhook_url:
+            check_url(self.webhook_url)
+            if len(self.webhook_secret) < 16:
+                raise ValueError(
+                    "webhook_secret has at least 16 characters where webhook_url is set"
+                )
+        return self

@@ -1,6 +1,7 @@
-"""Rollouts, assignments and signed orders: delivery's tables.
+"""Rollouts, their devices, assignments and signed orders: delivery's tables.
 
-Owns all reading and writing of `rollouts`, `assignments`, `documents`; only delivery writes them.
+Owns all reading and writing of `rollouts`, `rollout_devices`, `assignments`, `documents`; only
+delivery writes them. What people ask of rollouts is in `steering`.
 Promises that one look's outcome is stored as a whole, so that a killed controller finds all of it
 or none. Keeps no state; any thread may call it. Time comes in as an argument.
 """
@@ -14,7 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from fieldloop_store.engine import Store, insert_into
-from fieldloop_store.schema import assignments, documents, rollouts
+from fieldloop_store.schema import assignments, documents, rollout_devices, rollouts
+from fieldloop_store.steering import AuditRow, Request, save_answers, save_audit
 
 ROLLOUTS_MAX = 1_000
 DEVICES_MAX = 1_000_000
@@ -34,6 +36,23 @@ class RolloutRow:
     document: dict[str, Any]
     created_ns: int
     updated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """What a rollout did to one device: touched it (`treated`), or kept it as a `control`.
+
+    `previous` is what it goes back to, None for nothing; `back_s` when it was seen to be back.
+    """
+
+    rollout: str
+    device: str
+    role: str
+    wave: int
+    cohort: str
+    at_s: float
+    previous: dict[str, Any] | None = None
+    back_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +88,38 @@ def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[
             query.order_by(r.created_ns.desc(), r.id.desc()).limit(ROLLOUTS_MAX)
         ).all()
     return [RolloutRow(*row) for row in rows]
+
+
+def find_rollout(store: Store, fleet: str, rollout: str) -> RolloutRow | None:
+    """One rollout, or None."""
+    r = rollouts.c
+    query = select(
+        r.id, r.fleet, r.slot, r.model, r.version, r.state, r.document, r.created_ns, r.updated_ns
+    ).where(r.fleet == fleet, r.id == rollout)
+    with store.read() as connection:
+        row = connection.execute(query).first()
+    return RolloutRow(*row) if row is not None else None
+
+
+def list_rollout_devices(
+    store: Store,
+    fleet: str,
+    rollout: str,
+    *,
+    wave: int | None = None,
+    after: str = "",
+    limit: int = DEVICES_MAX,
+) -> list[MemberRow]:
+    """Devices of a rollout by id, of one wave or of all, beginning after the device `after`."""
+    d = rollout_devices.c
+    query = select(
+        d.rollout, d.device, d.role, d.wave, d.cohort, d.at_s, d.previous, d.back_s
+    ).where(d.fleet == fleet, d.rollout == rollout, d.device > after)
+    if wave is not None:
+        query = query.where(d.wave == wave, d.role == "treated")
+    with store.read() as connection:
+        rows = connection.execute(query.order_by(d.device).limit(limit)).all()
+    return [MemberRow(*row) for row in rows]
 
 
 def list_assignments(store: Store, fleet: str) -> list[AssignmentRow]:
@@ -121,6 +172,10 @@ def save_look(
     assigned: Sequence[AssignmentRow],
     signed: Sequence[DocumentRow],
     now_ns: int,
+    members: Sequence[MemberRow] = (),
+    answers: Sequence[Request] = (),
+    audit: Sequence[AuditRow] = (),
+    due: int = 0,
 ) -> tuple[int, int]:
     """Store what one look came to, in one transaction; returns `documents_state` after it.
 
@@ -129,6 +184,9 @@ def save_look(
     """
     with store.begin() as connection:
         _save_rollouts(connection, changed)
+        _save_members(connection, fleet, members)
+        save_answers(connection, answers)
+        save_audit(connection, fleet, audit, due=due)
         _save_assignments(connection, fleet, assigned, now_ns)
         _save_documents(connection, fleet, signed, now_ns)
         return _documents_state(connection, fleet)
@@ -203,6 +261,36 @@ def _save_documents(
             index_elements=["fleet", "device"],
             set_={"version": new.version, "payload": new.payload, "updated_ns": new.updated_ns},
             where=documents.c.version < new.version,
+        ),
+        rows,
+    )
+
+
+def _save_members(connection: Connection, fleet: str, members: Sequence[MemberRow]) -> None:
+    if not members:
+        return
+    rows = [
+        {
+            "fleet": fleet,
+            "rollout": m.rollout,
+            "device": m.device,
+            "role": m.role,
+            "wave": m.wave,
+            "cohort": m.cohort[:500],
+            "at_s": m.at_s,
+            "previous": m.previous,
+            "back_s": m.back_s,
+        }
+        for m in members
+    ]
+    statement = insert_into(connection, rollout_devices)
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["fleet", "rollout", "device"],
+            set_={
+                name: new[name] for name in ("role", "wave", "cohort", "at_s", "previous", "back_s")
+            },
         ),
         rows,
     )

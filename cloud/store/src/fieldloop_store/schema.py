@@ -7,7 +7,8 @@ table its kind belongs to. Times are int64 ns of UTC. One service writes each ta
                 devices, services, ledgers, retired, frame_summaries, machines,
                 stream_assignments, device_audit
     training    datasets, runs, models, blobs
-    delivery    rollouts, assignments, documents
+    delivery    rollouts, rollout_devices, rollout_audit, assignments, documents
+    anybody     rollout_requests: inserted by whoever asks (console, commands), answered by delivery
 
 A service is its processes and its commands: `python -m fieldloop_telemetry devices ...` writes
 telemetry's tables as telemetry does, one transaction for each change. Two commands go further,
@@ -368,4 +369,57 @@ documents = Table(
     Column("version", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("updated_ns", BigInteger, nullable=False),
+)
+
+# What a rollout did to a device: `role` is treated or control; `previous` is what it goes back to.
+rollout_devices = Table(
+    "rollout_devices",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("rollout", String(32), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    Column("role", String(8), nullable=False),
+    Column("wave", Integer, nullable=False),
+    Column("cohort", String(500), nullable=False),
+    Column("at_s", Float(53), nullable=False),
+    Column("previous", JSON),
+    Column("back_s", Float(53)),
+)
+
+# What people ask of rollouts; `state` is waiting, done or refused, `answer` says what came of it.
+rollout_requests = Table(
+    "rollout_requests",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("rollout", String(32)),
+    Column("lane", String(63)),
+    Column("model", String(63)),
+    Column("version", String(63)),
+    Column("actor", String(200), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("asked_ns", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("answered_ns", BigInteger),
+    Index("rollout_requests_by_state", "fleet", "state", "asked_ns"),
+)
+
+# Who did what to which rollout, when and on which evidence. `due` is the sum of the notifications
+# that are still to be sent: 1 by MQTT, 2 by webhook.
+rollout_audit = Table(
+    "rollout_audit",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("rollout", String(32), nullable=False),
+    Column("type", String(80), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("due", Integer, nullable=False),
+    Index("rollout_audit_by_rollout", "fleet", "rollout", "id"),
+    Index("rollout_audit_by_due", "fleet", "due", "id"),
 )

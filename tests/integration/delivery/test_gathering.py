@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import insert
 
 from fieldloop_contract.messages import ModelRef
-from fieldloop_delivery.evidence import gather
-from fieldloop_delivery.rollout import Evidence, Rollout, Touch
+from fieldloop_delivery.evidence import Evidence, model_target
+from fieldloop_delivery.gathering import gather
+from fieldloop_delivery.rollout import Member, Rollout
 from fieldloop_store.queries import device_services
 from fieldloop_store.rollouts import (
     AssignmentRow,
@@ -25,7 +26,13 @@ from support.delivering import DeliveryProcess
 from support.signed import FLEET, bundle
 
 OLD, NEW = bundle(1)[0].ref(), bundle(2)[0].ref()
-ROLLOUT = Rollout(id="r" * 32, slot="main", target=NEW, touched=(Touch("pump-1", 0, 0.0, OLD),))
+ROLLOUT = Rollout(
+    id="r" * 32,
+    lane="main",
+    target=model_target(NEW),
+    members={"pump-1": Member(0, 0.0, model_target(OLD))},
+    controls={"pump-3": ""},
+)
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def fleet(tmp_path: Path) -> Iterator[DeliveryProcess]:
 
 def seen(fleet: DeliveryProcess, device: str = "pump-1", since_ns: int = 0) -> Evidence:
     services = {row.device: row for row in device_services(fleet.store, FLEET)}
-    return gather(fleet.store, FLEET, ROLLOUT, services, since_ns)[device]
+    return gather(fleet.store, FLEET, ROLLOUT, services, since_ns, time.time_ns())[device]
 
 
 def test_installed_means_active_with_that_very_digest(fleet):
