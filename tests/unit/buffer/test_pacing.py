@@ -122,6 +122,18 @@ def test_a_batch_is_halved_only_where_others_are_answered_in_the_meantime() -> N
     assert verdicts == [Verdict.RESEND] * (IGNORED_TO_HALVE - 1) + [Verdict.HALVE]
 
 
+def test_a_channel_that_is_denied_makes_no_row_unreadable() -> None:
+    w = window()
+    denied, other = flight(1, 8), flight(9, 9)
+    other.channel = "events"
+    for _ in range(20):
+        w.launch(denied, 0.0)
+        w.launch(other, 0.0)
+        assert w.acknowledge(EPOCH, [(9, 9)], 0.0) == 1
+        other.seqs = [(9, 9)]
+        assert w.judge(denied) is Verdict.RESEND
+
+
 def test_batches_that_are_never_answered_leave_room_for_others_up_to_a_bound() -> None:
     w = window(4)
     for n in range(4):

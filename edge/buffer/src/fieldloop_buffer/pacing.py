@@ -58,7 +58,7 @@ class Flight:
     """A batch that is not wholly acknowledged: which rows, and when it is due again.
 
     `ignored` counts silences in which the cloud answered other batches, `answers` what it had
-    answered when this one was sent.
+    answered on its channel when this one was sent.
     """
 
     epoch_no: int
@@ -85,7 +85,7 @@ class Window:
         self, flights_max: int, resend_after_s: float, resend_cap_s: float, random: Random
     ) -> None:
         self.flights: list[Flight] = []
-        self.answers = 0
+        self._answers: dict[str, int] = {}
         self._suspects: list[Flight] = []
         self._flights_max = flights_max
         self._after_s = resend_after_s
@@ -99,14 +99,14 @@ class Window:
         A batch that was sent three times holds no other back, up to as many such: whether the cloud
         is away or cannot read that batch shows when it is sent another one.
         """
-        return self._full_by(self._flights_max)
+        return self._has_room(self._flights_max)
 
     @property
     def open_for_backlog(self) -> bool:
         """Whether one more batch of backlog may be sent: a quarter is kept for live data."""
-        return self._full_by(max(self._flights_max - self._flights_max // 4, 1))
+        return self._has_room(max(self._flights_max - self._flights_max // 4, 1))
 
-    def _full_by(self, most: int) -> bool:
+    def _has_room(self, most: int) -> bool:
         counted = sum(flight.attempts <= _ATTEMPTS_COUNTED for flight in self.flights)
         return counted < most and len(self.flights) < most + self._flights_max
 
@@ -115,7 +115,7 @@ class Window:
         wait_s = min(self._after_s * 2 ** min(flight.attempts, _ATTEMPT_MAX), self._cap_s)
         flight.due_s = now_s + wait_s * self._random.uniform(1 - _JITTER, 1 + _JITTER)
         flight.attempts += 1
-        flight.answers = self.answers
+        flight.answers = self._answers.get(flight.channel, 0)
         if flight not in self.flights:
             self.flights.append(flight)
 
@@ -132,17 +132,20 @@ class Window:
         """
         acknowledged = normalise(ranges)
         n = 0
+        channels: set[str] = set()
         for flight in list(self.flights):
             if flight.epoch != epoch:
                 continue
             hit = intersect(flight.seqs, acknowledged)
             if hit:
                 n += count(hit)
+                channels.add(flight.channel)
                 flight.seqs = subtract(flight.seqs, hit)
                 if not flight.seqs:
                     self.flights.remove(flight)
         if n:
-            self.answers += 1
+            for channel in channels:
+                self._answers[channel] = self._answers.get(channel, 0) + 1
             for flight in self.flights:
                 flight.due_s = min(flight.due_s, now_s + self._after_s)
         return n
@@ -154,10 +157,11 @@ class Window:
     def judge(self, flight: Flight) -> Verdict:
         """What to do with a batch that is due; call once for each time it is.
 
-        Silence alone proves nothing. But where others that were sent later are answered, a row is
-        in this batch that the cloud cannot read: halves find out which.
+        Silence alone proves nothing, nor that of one channel, which may be denied to us. But where
+        others of its channel are answered meanwhile, a row is in this batch that the cloud cannot
+        read: halves find out which.
         """
-        flight.ignored += self.answers > flight.answers
+        flight.ignored += self._answers.get(flight.channel, 0) > flight.answers
         if count(flight.seqs) > 1:
             return Verdict.HALVE if flight.ignored >= IGNORED_TO_HALVE else Verdict.RESEND
         return Verdict.GIVE_UP if flight.ignored >= IGNORED_TO_GIVE_UP else Verdict.RESEND

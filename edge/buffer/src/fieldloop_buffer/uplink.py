@@ -241,6 +241,8 @@ class Uplink:
         )
         if not waiting:
             self._live_since_s = None
+            if len(self._kinds) < len(ALL_KINDS):  # what is held need not be looked at again
+                self._lanes.live = view.durable
             return False
         if self._live_since_s is None:
             self._live_since_s = now_s
