@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -61,6 +60,12 @@ class Engine:
         self._scorer.raw(*[np.zeros(shape, np.float32) for shape in shapes])
         self.runner.reset()
 
+    def restart(self) -> None:
+        """Forget what was scored: variables of a stateful model, and all counts."""
+        self.runner.reset()
+        self.windows = self.errors = 0
+        self._latencies_us.clear()
+
     def score(self, window: Window) -> tuple[Scored, float]:
         """Score one window; a failing model gives an invalid result, never an exception.
 
@@ -69,7 +74,7 @@ class Engine:
         """
         begun = time.perf_counter_ns()
         try:
-            scored = self._scorer.score(window.samples)
+            scored = self._scorer.score(*window.arrays)
         except Isolate as error:
             scored = Scored(self.manifest.task, valid=False)
             self.last_error = str(error)
@@ -132,22 +137,3 @@ class Engine:
 def row_head(stream: str, slot: str, role: str) -> str:
     """The beginning of a result row; ids need no escaping."""
     return f'{{"stream":"{stream}","slot":"{slot}","role":"{role}",'
-
-
-def same_windows(one: Manifest, other: Manifest) -> bool:
-    """Whether two models are fed by the same windows, so that they can be compared by window."""
-
-    def key(manifest: Manifest) -> Sequence[object]:
-        return [
-            (
-                [(c.name, c.unit) for c in i.channels],
-                i.rate_hz,
-                i.window_samples,
-                i.hop_samples,
-                i.gap_tolerance_periods,
-                i.fill,
-            )
-            for i in manifest.inputs
-        ]
-
-    return key(one) == key(other)

@@ -101,6 +101,7 @@ class Inference:
             backlog=settings.backlog,
             skip_rows_max=settings.skip_rows_max,
             shadow_windows=settings.shadow_windows,
+            shadow_cpu_percent=settings.shadow_cpu_percent,
             samples=settings.samples,
             delegate=settings.delegate,
             outlet=self._outlet,
