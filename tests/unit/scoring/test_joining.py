@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_channels_of_two_streams_lie_side_by_side_in_one_input() -> None:
         assert window.samples == pytest.approx(wanted, abs=1e-3)
         assert window.t1_ns - window.t0_ns == 2 * S
         assert window.t1_ns % S == 0, "windows end at ticks of the grid, not where a stream began"
-    steps = {b.t0_ns - a.t0_ns for a, b in zip(windows, windows[1:], strict=False)}
+    steps = {b.t0_ns - a.t0_ns for a, b in pairwise(windows)}
     assert steps == {S}
 
 
@@ -129,10 +130,9 @@ def test_framing_and_the_order_of_streams_change_no_sample(
 ) -> None:
     wanted = run(GridBuilder(inputs, {}), log(8))
     items, at = [], [0, 0]
-    for slow, n in [*order, (False, 2_000), (True, 2_000)]:
+    for slow, wish in [*order, (False, 2_000), (True, 2_000)]:
         which = int(slow)
-        length = (798, 8)[which] if not slow else 8
-        n = min(n, length - at[which])
+        n = min(wish, (798, 8)[which] - at[which])
         if n > 0:
             made = (
                 seconds("slow", 1.0, at[1], n, T0 + 3 * S // 10)
@@ -165,7 +165,7 @@ def test_a_builder_resumed_at_its_position_makes_the_same_windows(
         at = max(0, at + pause)
         items.append(seconds("fast", 100.0, at, n))
         at += n
-        slow = [i for i in range((at - n) // 100, at // 100)]
+        slow = range((at - n) // 100, at // 100)
         items += [seconds("slow", 1.0, i, 1, T0 + 3 * S // 10) for i in slow]
     wanted = run(GridBuilder(inputs, {}), items)
     builder, got, seq = GridBuilder(inputs, {}), [], 0

@@ -72,6 +72,8 @@ class Engine:
         Returns:
             What it says, and the microseconds it took.
         """
+        if window.begins:
+            self.runner.reset()
         begun = time.perf_counter_ns()
         try:
             scored = self._scorer.score(*window.arrays)

@@ -254,6 +254,8 @@ class Serving:
                 return slots.Unloadable(str(error))
         if engine is beside:
             self._shadow = None
+        elif engine is self._spare:
+            engine.runner.reset()  # what it remembers is from before the last swap
         self._engine = engine
         self._spare = left if self.slot.phase is Phase.PROBATION else None
         self._watch = Watch(engine.manifest.limits.latency_ms_max)

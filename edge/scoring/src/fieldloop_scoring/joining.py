@@ -248,7 +248,7 @@ class GridBuilder:
     def _clear(self, phases: Sequence[int] = ()) -> None:
         for index, lane in enumerate(self._all):
             lane.clear(phases[index] if index < len(phases) else 0)
-        self._k = 0
+        self._k = self._follows = 0
         self._epoch = self._boot = ""
 
     def reset(self) -> None:
@@ -306,7 +306,7 @@ class GridBuilder:
             if other is not lane:
                 other.clear()
         lane.anchors = lane.anchors[-1:]
-        self._k = 0
+        self._k = self._follows = 0
 
     def _cut(self, seq: int) -> list[Window]:
         windows: list[Window] = []
@@ -322,6 +322,7 @@ class GridBuilder:
                 break
             windows.append(self._window(seq, parts))
             self._k += 1
+            self._follows = self._k
         self._trim()
         return windows
 
@@ -346,6 +347,7 @@ class GridBuilder:
             offset=self._k,
             others=tuple(arrays[1:]),
             start=start,
+            begins=self._k != self._follows,
         )
 
     def _trim(self) -> None:

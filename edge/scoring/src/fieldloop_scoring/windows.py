@@ -43,6 +43,8 @@ class Window:
             input, and `others` of the further ones.
         offset: samples between the first sample of frame `seq_first` and that of the window.
         start: where a builder begins to make it again, where `seq_first` and `offset` do not say.
+        begins: it is the first one after a break, or of its builder: what a stateful model
+            remembers of the windows before it does not belong to it.
     """
 
     epoch: str
@@ -54,6 +56,7 @@ class Window:
     offset: int = 0
     others: tuple[NDArray[np.float32], ...] = ()
     start: Position | None = None
+    begins: bool = False
 
     @property
     def arrays(self) -> tuple[NDArray[np.float32], ...]:
@@ -123,6 +126,7 @@ class WindowBuilder:
         self._epoch = ""
         self._boot = ""
         self._last_ns = 0.0
+        self._begins = True
 
     def reset(self) -> None:
         """Forget all samples; the next frame begins a new run."""
@@ -228,6 +232,7 @@ class WindowBuilder:
     def _cut(self, epoch: str) -> Window:
         first, after = self._next, self._next + self.spec.window_samples
         head, tail = self._anchor_of(first), self._anchor_of(after - 1)
+        begins, self._begins = self._begins, False
         return Window(
             epoch=epoch,
             seq_first=head.seq,
@@ -236,6 +241,7 @@ class WindowBuilder:
             t1_ns=tail.t0_ns + round((after - tail.at) * self._period_ns),
             samples=self._data[first:after].copy(),
             offset=first - head.at,
+            begins=begins,
         )
 
     def _trim(self) -> None:

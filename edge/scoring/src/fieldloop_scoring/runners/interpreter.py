@@ -80,6 +80,7 @@ class InterpreterRunner:
         self._in_index = [int(d["index"]) for d in inputs]
         self._out_index = [int(d["index"]) for d in outputs]
         self._in_shape = [tuple(int(n) for n in d["shape"]) for d in inputs]
+        self._remade = any(op.name in _RESOURCE_OPS for op in self.ops())
 
     @property
     def delegates(self) -> list[str]:
@@ -143,7 +144,7 @@ class InterpreterRunner:
 
         The runtimes reset variable tensors only; resource variables begin anew with an interpreter.
         """
-        if any(op.name in _RESOURCE_OPS for op in self.ops()):
+        if self._remade:
             self._interpreter = self._make()
         else:
             self._interpreter.reset_all_variables()
