@@ -51,6 +51,7 @@ class Engine:
         self.last_error = ""
         self.xnnpack = "xnnpack" in self.runner.delegates
         self._latencies_us: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._words: dict[str, str] = {}
         self._model = _dumps(bundle.ref.model_dump(include={"name", "version", "digest"}))
         self._warm_up()
 
@@ -115,16 +116,16 @@ class Engine:
             f',"task":"{scored.task}"',
         ]
         if scored.label is not None:
-            parts.append(',"label":' + _dumps(scored.label))
+            parts.append(',"label":' + self._word(scored.label))
         if scored.probabilities is not None:
-            parts.append(',"probabilities":' + _dumps(scored.probabilities))
+            parts.append(',"probabilities":' + self._numbers(scored.probabilities))
         if scored.score is not None:
-            parts.append(',"score":' + _dumps(scored.score))
+            parts.append(f',"score":{scored.score!r}')
         alarm = scored.alarm if notes.alarm is None else notes.alarm
         if alarm is not None:
             parts.append(',"alarm":true' if alarm else ',"alarm":false')
         if scored.values is not None:
-            parts.append(',"values":' + _dumps(scored.values))
+            parts.append(',"values":' + self._numbers(scored.values))
         if notes.running is not None:
             parts.append(',"running":true' if notes.running else ',"running":false')
         if notes.regime is not None:
@@ -134,6 +135,17 @@ class Engine:
         valid = "true" if scored.valid else "false"
         parts.append(f',"latency_us":{latency_us:.1f},"valid":{valid}}}')
         return "".join(parts).encode()
+
+    def _word(self, word: str) -> str:
+        """A label or name as JSON; there are few, and each comes many times."""
+        found = self._words.get(word)
+        if found is None:
+            found = self._words[word] = _dumps(word)
+        return found
+
+    def _numbers(self, numbers: dict[str, float]) -> str:
+        """Finite numbers by name as JSON, as `json` writes them, at a third of its time."""
+        return "{" + ",".join([f"{self._word(k)}:{v!r}" for k, v in numbers.items()]) + "}"
 
 
 def row_head(stream: str, slot: str, role: str) -> str:

@@ -67,6 +67,7 @@ class Serving:
         self._trial: Trial | None = None
         self._figures: dict[str, float] = {}
         self._beside: dict[str, int] = {}
+        self._keys: dict[str, str] = {}
         self._feed: Feed | None = None
         self._waiting: deque[Window] = deque()
         self._heads = ("", "")
@@ -116,7 +117,7 @@ class Serving:
         self.stage(force=True)
 
     def _key(self, what: str) -> str:
-        return f"{what}:{self.name}"
+        return self._keys.get(what) or self._keys.setdefault(what, f"{what}:{self.name}")
 
     # From outside.
 
