@@ -26,9 +26,9 @@ class Calibration(Message):
     the end `epoch_last`), both inclusive; there are `windows` of them. `centre` is their median,
     `scale` 1.4826 times the median absolute deviation, `scores` counts them by logarithmic bin.
 
-    A record that the cloud made says by which `method`, over which rows it passed (`excluded`, spans
-    of time), and the `figures` that the threshold follows from; in one that a device made by itself
-    these are absent.
+    A record that the cloud made says by which `method`, over which rows it passed (`excluded`,
+    spans of time), and the `figures` that the threshold follows from; in one that a device made by
+    itself these are absent.
 
     With `derived_from`, the digest of another model's record, the model had not served yet: it was
     given the retained frames of that record's rows, from the frame `seq_first` on.
