@@ -21,12 +21,13 @@ def check_stream(
     Args:
         channels: names of the stream's channels, in order.
         units: of each channel.
-        source: of `Input.sources`; by default the input's only one.
+        source: of `Input.sources`; by default the input's first or only one.
 
     Raises:
         FixConfiguration: with what differs.
     """
-    columns = wanted.sources()[source or wanted.name]
+    sources = wanted.sources()
+    columns = sources[source or next(iter(sources))]
     takes = [(wanted.channels[c].name, wanted.channels[c].unit) for c in columns]
     given = list(zip(channels, units, strict=True))
     if takes != given:

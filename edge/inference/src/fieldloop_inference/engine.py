@@ -73,10 +73,10 @@ class Engine:
         Returns:
             What it says, and the microseconds it took.
         """
-        if window.begins:
-            self.runner.reset()
         begun = time.perf_counter_ns()
         try:
+            if window.begins:
+                self.runner.reset()
             scored = self._scorer.score(*window.arrays)
         except Isolate as error:
             scored = Scored(self.manifest.task, valid=False)
