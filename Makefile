@@ -2,6 +2,7 @@
 #
 #   make demo                 the whole loop on this machine, on real data (ARGS="--once --summary demo.json")
 #   make test                 the tests
+#   make test-tflite          those of models, slots and crashes on the other TFLite runtime
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash
@@ -12,6 +13,8 @@ RUN := $(VENV)/bin
 MEMBERS := $(shell sed -n '/^members = \[/,/^\]/s/^ *"\(.*\)",/\1/p' pyproject.toml)
 SOURCES := $(MEMBERS:%=%/src)
 ARGS ?=
+TFLITE := .venv-tflite
+TFLITE_TESTS := tests/unit/scoring/test_golden.py tests/integration/scoring tests/integration/inference tests/crash/inference --ignore=tests/integration/inference/test_signed_install.py
 RUNS ?= 1000
 ROWS ?= 1000000
 export UV_PYTHON_DOWNLOADS = never
@@ -19,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
+.PHONY: help demo test test-tflite check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,6 +45,20 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	@$(RUN)/pytest -q $(ARGS)
+
+# tflite-runtime needs numpy 1 and must not share a process with another runtime: its own environment.
+$(TFLITE)/.ready: $(UV) locks/inference-tflite.txt locks/testing-tflite.txt $(MEMBERS:%=%/pyproject.toml)
+	@echo "== installing the locked packages of tflite-runtime"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(TFLITE)
+	@$(UV) pip install --quiet --python $(TFLITE)/bin/python --require-hashes -r locks/inference-tflite.txt -r locks/testing-tflite.txt
+	@$(UV) pip install --quiet --python $(TFLITE)/bin/python --no-deps --no-build-isolation $$($(PYTHON) tools/lock.py --folders inference-tflite | sed 's|^|-e ./|')
+	@touch $@
+
+# The models are built by TensorFlow, which is in the other environment; they are found by their hash.
+# A signed install needs the cloud's packages, which are not in this one.
+test-tflite: $(VENV)/.ready $(TFLITE)/.ready
+	@cd tests && ../$(RUN)/python -c "from support.models import model; model('good')"
+	@$(TFLITE)/bin/pytest -q $(TFLITE_TESTS) $(ARGS)
 
 check: lint types imports locks-fresh docs-fresh
 	@echo "== all checks passed"
@@ -91,4 +108,4 @@ storm: $(VENV)/.ready
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS) --store postgresql --replicas 3
 
 clean:
-	rm -rf .venv .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-tflite .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

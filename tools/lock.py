@@ -26,6 +26,7 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
     "delivery": ("fieldloop-delivery", ""),
     "demo": ("fieldloop-demo", ""),
 }
+TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")
 _NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
 
 
@@ -78,14 +79,28 @@ def development() -> list[str]:
     return sorted(lines)
 
 
-def compile_lock(uv: str, lines: list[str], output: Path, upgrade: bool) -> None:
-    """Resolve `lines` into `output`, keeping the pins that stand there."""
+def testing() -> list[str]:
+    """What tests need beside a deployable's own lock, to run in its environment."""
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    group = [(_NAME.match(line), line) for line in root["dependency-groups"]["dev"]]
+    return sorted(line for match, line in group if match is not None and match[1] in TESTING)
+
+
+def compile_lock(
+    uv: str, lines: list[str], output: Path, upgrade: bool, beside: Path | None = None
+) -> None:
+    """Resolve `lines` into `output`, keeping the pins that stand there.
+
+    Args:
+        beside: a lock that is installed in the same environment, whose versions hold.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
         command = [uv, "pip", "compile", str(source), "-o", str(output), "--quiet"]
         command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header"]
         command += ["--python-version", "3.11", "--only-binary", ":all:"]
+        command += ["--constraints", str(beside)] if beside is not None else []
         subprocess.run(command + (["--upgrade"] if upgrade else []), check=True)
 
 
@@ -104,11 +119,15 @@ def main() -> int:
     wanted = {name: closure(*spec)[0] for name, spec in DEPLOYABLES.items()}
     wanted["dev"] = development()
     wanted["tools"] = ["uv>=0.9"]
+    wanted["testing-tflite"] = testing()
     stale: list[str] = []
     for name, lines in wanted.items():
         path = LOCKS / f"{name}.txt"
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        compile_lock(arguments.uv, lines, path, arguments.upgrade)
+        beside = LOCKS / f"{name.replace('testing', 'inference')}.txt"
+        compile_lock(
+            arguments.uv, lines, path, arguments.upgrade, beside if "testing" in name else None
+        )
         if path.read_text(encoding="utf-8") != before:
             stale.append(path.name)
             if arguments.check:

@@ -20,6 +20,7 @@ from fieldloop_contract.batch import (
     encode_frames,
     encode_rows,
 )
+from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.frames import Clock, Frame
 from fieldloop_contract.manifest import (
     GOLDEN_FILE,
@@ -71,6 +72,38 @@ def manifest() -> Manifest:
     )
 
 
+def of_two_streams() -> Manifest:
+    """Channels of two streams in one input, and a second input of another rate."""
+    motion = Input(
+        name="motion",
+        channels=[
+            Channel(name="ax", unit="g"),
+            Channel(name="load", unit="kW", stream="drive"),
+        ],
+        rate_hz=50.0,
+        window_samples=100,
+        hop_samples=50,
+        resample="decimate",
+        normalisation=Normalisation(centre=[0.0, 5.0], scale=[1.0, 2.0]),
+    )
+    heat = Input(
+        name="heat",
+        channels=[Channel(name="t", unit="Cel")],
+        rate_hz=2.0,
+        window_samples=8,
+        hop_samples=2,
+        resample="linear",
+        normalisation=Normalisation(centre=[40.0], scale=[10.0]),
+    )
+    return manifest().model_copy(update={"inputs": [motion, heat]})
+
+
+def calibration() -> Calibration:
+    """The record that `calibration_vector.json` of the scoring tests makes."""
+    path = Path(__file__).parents[1] / "unit" / "scoring" / "calibration_vector.json"
+    return Calibration.model_validate(json.loads(path.read_text(encoding="utf-8"))["record"])
+
+
 def vectors() -> dict[str, tuple[str, bytes, str | None]]:
     """Name to (decoder, bytes, code of the error or None)."""
     ref = ModelRef(name="activity", version=2, digest="ab" * 32)
@@ -90,7 +123,7 @@ def vectors() -> dict[str, tuple[str, bytes, str | None]]:
     )  # fmt: skip
     label = Annotation(device="pump-7", stream="imu", t0_ns=T0, t1_ns=T0 + 5, label="walk")
     rows = [SequencedRow(7, result.model_dump(mode="json", exclude_none=True))]
-    encoded = manifest().encode()
+    encoded, record = manifest().encode(), calibration()
     return {
         "frames-raw.cbor": ("frames", plain, None),
         "frames-compressed.cbor": ("frames", encode_frames(EPOCH, smooth), None),
@@ -128,6 +161,23 @@ def vectors() -> dict[str, tuple[str, bytes, str | None]]:
             "message.invalid",
         ),
         "manifest.json": ("Manifest", encoded, None),
+        "manifest-two-streams.json": ("Manifest", of_two_streams().encode(), None),
+        "manifest-unknown-resample.json": (
+            "Manifest",
+            of_two_streams().encode().replace(b'"decimate"', b'"guess"'),
+            "message.invalid",
+        ),
+        "calibration.json": ("Calibration", record.encode(), None),
+        "calibration-derived.json": (
+            "Calibration",
+            record.model_copy(update={"derived_from": "cd" * 32}).encode(),
+            None,
+        ),
+        "calibration-no-threshold.json": (
+            "Calibration",
+            record.encode().replace(b'"threshold"', b'"level"'),
+            "message.invalid",
+        ),
         "manifest-no-golden.json": (
             "Manifest",
             encoded.replace(b'"golden.npz"', b'"gilded.npz"'),

@@ -14,6 +14,7 @@ import pytest
 from fieldloop_contract import messages
 from fieldloop_contract.asyncapi import document
 from fieldloop_contract.batch import decode_frames, decode_rows, encode_frames
+from fieldloop_contract.calibration import parse_calibration
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.manifest import Manifest, parse_manifest
 
@@ -23,6 +24,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "frames": decode_frames,
     "rows": decode_rows,
     "Manifest": parse_manifest,
+    "Calibration": parse_calibration,
     **{
         name: lambda payload, name=name: messages.decode(getattr(messages, name), payload)
         for name in ("Ack", "Status", "Event", "Annotation")

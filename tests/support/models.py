@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 WINDOW, CHANNELS, RATE_HZ = 32, 3, 50.0
+PAIR_SLOW = 4
 LABELS = ["rest", "walk", "run"]
 NAMES = (
     "good",
@@ -37,6 +38,7 @@ NAMES = (
     "autoencoder",
     "regression",
     "stateful",
+    "pair",
 )
 
 
@@ -156,6 +158,34 @@ def build(folder: Path) -> None:
     convert(lambda x: tf.math.igamma(x[:, 0] ** 2 + 1.0, 1.0), "unknown-op", "float32")
     convert(lambda x: 0.9 * x, "autoencoder", "float32")
     convert(lambda x: tf.reduce_mean(x, axis=1)[:, :2], "regression", "float32")
+
+    mixing = tf.constant(np.random.default_rng(3).normal(0, 2.0, (CHANNELS + 1, 3)), tf.float32)
+
+    def pair(motion: Any, heat: Any) -> Any:
+        both = tf.concat(
+            [tf.reduce_mean(tf.nn.relu(motion), axis=1), tf.reduce_mean(heat, axis=1)], axis=1
+        )
+        return tf.nn.softmax(both @ mixing), 2.0 * tf.reduce_mean(heat, axis=1)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [
+            tf.function(
+                pair,
+                input_signature=[
+                    tf.TensorSpec((1, *shape), tf.float32, name="motion"),
+                    tf.TensorSpec((1, PAIR_SLOW, 1), tf.float32, name="heat"),
+                ],
+            ).get_concrete_function()
+        ]
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    heat = np.random.default_rng(4).uniform(-2, 2, (64, 1, PAIR_SLOW, 1)).astype(np.float32)
+    converter.representative_dataset = lambda: (
+        [w[None], h] for w, h in zip(windows(64), heat, strict=True)
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    (folder / "pair.tflite").write_bytes(converter.convert())
 
     class Counter(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:

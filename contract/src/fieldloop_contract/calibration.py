@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fieldloop_contract import CONTRACT_VERSION
-from fieldloop_contract.ids import Epoch, Id, Text
+from fieldloop_contract.ids import Epoch, Id, Sha256, Text
 from fieldloop_contract.manifest import sha256
 from fieldloop_contract.messages import Count, Finite, Message, ModelRef, Seq, TimeNs, decode
 
@@ -29,6 +29,9 @@ class Calibration(Message):
     A record that the cloud made says by which `method`, over which rows it passed (`excluded`,
     spans of time), and the `figures` that the threshold follows from; in one that a device made by
     itself these are absent.
+
+    With `derived_from`, the digest of another model's record, the model had not served yet: it was
+    given the retained frames of that record's rows, from the frame `seq_first` on.
     """
 
     v: Literal[1] = CONTRACT_VERSION
@@ -53,6 +56,7 @@ class Calibration(Message):
     method: Text | None = None
     excluded: list[tuple[TimeNs, TimeNs]] | None = Field(default=None, max_length=100)
     figures: dict[Text, Finite] | None = Field(default=None, max_length=32)
+    derived_from: Sha256 | None = None
 
     def digest(self) -> str:
         """sha256 of the encoded record: its identity."""

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 
 from fieldloop_contract.errors import FixConfiguration
-from fieldloop_contract.manifest import Manifest, check_stream
+from fieldloop_contract.feeding import check_alignment, check_stream
+from fieldloop_contract.manifest import Manifest
 from fieldloop_contract.messages import Capability, StreamState
 
 _CONDITION = re.compile(r"(>=|<=|==|>|<)?\s*([0-9]+(?:\.[0-9]+)*)\Z")
@@ -102,16 +103,21 @@ def _ops(manifest: Manifest, capability: Capability) -> tuple[str, str] | None:
 def _inputs(
     manifest: Manifest, streams: Mapping[str, str], known: Mapping[str, StreamState]
 ) -> tuple[str, str] | None:
+    try:
+        check_alignment(manifest.inputs)
+    except FixConfiguration as error:
+        return "capability.stream", str(error)
     for wanted in manifest.inputs:
-        stream = streams.get(wanted.name, wanted.name)
-        state = known.get(stream)
-        if state is None:
-            named = ", ".join(sorted(known))
-            return "capability.stream", f"the device has no stream {stream}; it has {named}"
-        if len(state.channels) != len(state.units):
-            continue
-        try:
-            check_stream(wanted, state.channels, state.units, state.rate_hz)
-        except FixConfiguration as error:
-            return "capability.stream", f"stream {stream}: {error}"
+        for source in wanted.sources():
+            stream = streams.get(source, source)
+            state = known.get(stream)
+            if state is None:
+                named = ", ".join(sorted(known))
+                return "capability.stream", f"the device has no stream {stream}; it has {named}"
+            if len(state.channels) != len(state.units):
+                continue
+            try:
+                check_stream(wanted, state.channels, state.units, state.rate_hz, source)
+            except FixConfiguration as error:
+                return "capability.stream", f"stream {stream}: {error}"
     return None

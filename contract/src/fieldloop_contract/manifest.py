@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fieldloop_contract import CONTRACT_VERSION
-from fieldloop_contract.errors import FixConfiguration, MalformedMessage
+from fieldloop_contract.errors import MalformedMessage
 from fieldloop_contract.ids import Id, Sha256, Text
 from fieldloop_contract.messages import Count, Finite, Message, ModelRef, decode
 
@@ -83,10 +83,15 @@ class Carriage(Message):
 
 
 class Channel(Message):
-    """A channel of an input: its name and its unit (UCUM where there is one, `1` for none)."""
+    """A channel of an input: its name and its unit (UCUM where there is one, `1` for none).
+
+    `stream` is the model's own word for the stream that it comes from, which an order maps to one
+    of the device; by default the input's name. So one input can take channels of several streams.
+    """
 
     name: Text
     unit: Text
+    stream: Id | None = None
 
 
 class Normalisation(Message):
@@ -104,6 +109,12 @@ class Input(Message):
     The tensor is float32 or quantized [1, window_samples, channels]. A window never crosses an
     epoch, nor a pause longer than `gap_tolerance_periods` sample periods; shorter ones are filled
     as `fill` says (`none`: a missing sample is a gap).
+
+    With `resample` a stream may have another rate: it is read at the ticks of a grid of `rate_hz`,
+    by `hold`, `linear`, or `decimate` (a whole part of the stream's rate, behind an anti-alias
+    filter), whatever its own rate is; `gap_tolerance_periods` are the stream's, and `fill` has no
+    part in it. Streams that are aligned have to declare it: several in one input, or several
+    inputs, which then also take as long from window to window as each other.
     """
 
     name: Id
@@ -114,6 +125,7 @@ class Input(Message):
     hop_samples: Annotated[int, Field(ge=1, le=65_536)]
     gap_tolerance_periods: Positive = 1.5
     fill: Literal["none", "hold", "linear"] = "none"
+    resample: Literal["hold", "linear", "decimate"] | None = None
     normalisation: Normalisation
 
     @model_validator(mode="after")
@@ -124,6 +136,13 @@ class Input(Message):
         if self.hop_samples > self.window_samples:
             raise ValueError("a hop longer than the window would leave samples out")
         return self
+
+    def sources(self) -> dict[str, list[int]]:
+        """Columns of the input by the stream that they come from, in the model's own words."""
+        found: dict[str, list[int]] = {}
+        for column, channel in enumerate(self.channels):
+            found.setdefault(channel.stream or self.name, []).append(column)
+        return found
 
 
 class AlarmRule(Message):
@@ -408,24 +427,3 @@ def check_bundle(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     for name, ref in manifest.files.items():
         if len(files[name]) != ref.length or sha256(files[name]) != ref.sha256:
             raise MalformedMessage(f"{name} is not the file that was signed", code="bundle.digest")
-
-
-def check_stream(
-    manifest_input: Input, channels: list[str], units: list[str], rate_hz: float
-) -> None:
-    """Check that a stream can feed an input: same channels, same units, same rate.
-
-    Raises:
-        FixConfiguration: with what differs.
-    """
-    wanted = [(c.name, c.unit) for c in manifest_input.channels]
-    given = list(zip(channels, units, strict=True))
-    if wanted != given:
-        raise FixConfiguration(
-            f"the model takes {wanted}, the stream gives {given}", code="slot.channels"
-        )
-    if not math.isclose(manifest_input.rate_hz, rate_hz, rel_tol=1e-6):
-        raise FixConfiguration(
-            f"the model takes {manifest_input.rate_hz} Hz, the stream gives {rate_hz} Hz",
-            code="slot.rate",
-        )

@@ -92,20 +92,61 @@ def test_a_slot_commissions_then_judges_by_its_own_record(bench: Bench) -> None:
     assert bench.results()[-1]["alarm"] is True
 
 
-def test_a_rollback_restores_model_and_record_together(bench: Bench) -> None:
+def calibrated(bench: Bench) -> Any:
+    """A device whose first model knows its machine: after 60 noisy windows of a running one."""
     bench.put(noise(1.0, 60, 0))
     first = bench.source.add(*watcher())
-    second = bench.source.add(*watcher(2, windows=8))
     bench.source.order(first)
     bench.until(Phase.ACTIVE)
     bench.idle()
-    bench.source.order(second)
+    return first
+
+
+def derived(bench: Bench) -> None:
+    """Turn until the candidate in shadow has done with the rows of the old record."""
     bench.until(Phase.SHADOW)
+    for _ in range(2_000):
+        if bench.slot._shadow.deriving is None:
+            return
+        bench.turn()
+    raise AssertionError("it derives for ever")
+
+
+def test_a_candidate_derives_its_record_in_shadow_from_the_rows_of_the_old_one(
+    bench: Bench,
+) -> None:
+    first = calibrated(bench)
+    (one,) = records(bench)
+    second = bench.source.add(*watcher(2))
+    bench.source.order(second)
+    derived(bench)
+    bench.put(noise(1.0, 60, 60))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    _, two = records(bench)
+    assert (two.model, two.derived_from) == (second, one.digest())
+    assert (two.epoch, two.seq_first, two.seq_last) == (one.epoch, one.seq_first, one.seq_last)
+    assert (two.centre, two.scale) == (one.centre, one.scale), "the two models are the same file"
+    rows = bench.results()
+    assert {r["calibration"] for r in rows if r["model"]["version"] == 2} == {two.digest()}
+    assert all("calibration" not in r for r in bench.results("shadow")), "it judges nothing yet"
+    assert bench.slot.report().reason == "CALIBRATED"
+    bench.put(noise(4.0, 10, 120))
+    bench.idle()
+    assert bench.results()[-1]["alarm"] is True, "it may alarm from its first window on"
+    assert bench.slot.slot.previous == first
+
+
+def test_a_rollback_restores_model_and_record_together(bench: Bench) -> None:
+    first = calibrated(bench)
+    second = bench.source.add(*watcher(2, windows=8))
+    bench.source.order(second)
+    derived(bench)
     bench.put(noise(1.0, 60, 60))
     bench.until(Phase.ACTIVE)
     bench.idle()
     one, two = records(bench)
-    assert (one.model, two.model) == (first, second)
+    assert (one.model, two.model, two.windows) == (first, second, 8)
     assert bench.results()[-1]["calibration"] == two.digest()
     bench.close()
     bench.open()
@@ -114,7 +155,67 @@ def test_a_rollback_restores_model_and_record_together(bench: Bench) -> None:
     bench.idle()
     last = bench.results()[-1]
     assert (last["model"]["version"], last["calibration"]) == (1, one.digest())
+    bench.source.order(second)
+    bench.put(noise(1.0, 5, 125))
+    bench.idle()
+    assert bench.results()[-1]["calibration"] == two.digest()
     assert len(records(bench)) == 2
+
+
+def test_a_kill_while_a_candidate_derives_begins_that_again(bench: Bench) -> None:
+    calibrated(bench)
+    bench.put(noise(1.0, 3, 60))
+    second = bench.source.add(*watcher(2))
+    bench.source.order(second)
+    bench.until(Phase.SHADOW)
+    assert bench.slot._shadow.deriving is not None
+    bench.close(cleanly=False)
+    bench.open()
+    derived(bench)
+    bench.put(noise(1.0, 60, 63))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    _, two = records(bench)
+    assert bench.results()[-1]["calibration"] == two.digest()
+    bench.close(cleanly=False)
+    bench.open()
+    bench.put(noise(1.0, 5, 123))
+    bench.idle()
+    assert bench.results()[-1]["calibration"] == two.digest()
+
+
+def test_rows_that_are_gone_make_a_candidate_commission_live(bench: Bench) -> None:
+    calibrated(bench)
+    second = bench.source.add(*watcher(2, windows=50))
+    bench.source.order(second)
+    derived(bench)
+    bench.put(noise(1.0, 40, 60))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    (event,) = [e["data"] for e in bench.rows(Kind.EVENT) if e["type"] == "calibration.not-derived"]
+    assert event["reason"].startswith("40 of 50 running windows are left")
+    assert event["model"]["version"] == 2
+    assert bench.slot.report().reason.startswith("COMMISSIONING: ")
+    assert not any(r["alarm"] for r in bench.results() if r["model"]["version"] == 2)
+
+
+def test_records_of_rejected_candidates_never_push_out_the_active_models(bench: Bench) -> None:
+    first = calibrated(bench)
+    (one,) = records(bench)
+    put = 60
+    for version in range(2, 8):
+        bench.source.order(bench.source.add(*watcher(version)))
+        derived(bench)
+        assert len(records(bench)) == version
+        bench.source.order(first)
+        bench.put(noise(1.0, 3, put))
+        put += 3
+        bench.until(Phase.ACTIVE)
+    bench.close(cleanly=False)
+    bench.open()
+    bench.put(noise(1.0, 3, put))
+    bench.idle()
+    assert bench.results()[-1]["calibration"] == one.digest()
 
 
 def test_damaged_records_are_commissioned_again(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from support.bundles import frames, make_bundle
 from support.device import DEVICE, FLEET, Bench, InstantTrial, every_window, stored
 from support.inference_process import Process
 
-RESIDENT_BYTES_MAX = 78 << 20
+RESIDENT_BYTES_MAX = 75 << 20
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_process_scores_reports_and_stays_small(bench: Bench, mosquitto: Mosquit
     assert status[0].capability is not None
     assert status[0].capability.runtime in ("litert", "tflite")
     assert status[0].capability.memory_bytes > 1 << 20
+    assert status[0].capability.ops["CONV_2D"] >= 7
     reported = decode(Reported, seen[topics["reported"]][-1])
     assert reported.slots[0].state == "ACTIVE"
     batch = json.loads(seen[topics["results"]][0])

@@ -13,6 +13,7 @@ import pytest
 from fieldloop_buffer import Kind
 from fieldloop_contract.manifest import FileRef
 from fieldloop_contract.messages import Result, decode
+from fieldloop_inference import budget
 from fieldloop_inference.slots import Phase
 from fieldloop_update import Bundle
 from support.bundles import FolderSource, frame, frames, make_bundle, make_input
@@ -97,6 +98,45 @@ def test_second_model_is_shadowed_then_swapped_without_losing_a_window(bench: Be
     assert {r["model"]["version"] for r in shadow} == {2}
     assert bench.slot.slot.previous == first
     assert bench.source.kept == {first.digest, second.digest}
+
+
+def test_a_shadow_that_costs_too_much_is_passed_over_and_the_report_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "BURST_S", 1e-4)
+    bench.put(frames(30))
+    bench.source.order(bench.source.add(*make_bundle()))
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    bench.close()
+    bench.open(shadow_cpu_percent=0.001)
+    bench.source.order(bench.source.add(*make_bundle("better", version=2)))
+    bench.until(Phase.SHADOW)
+    bench.put(frames(120)[30:])
+    bench.idle()
+    counts = bench.slot.report().counts
+    assert bench.slot.slot.phase is Phase.SHADOW
+    assert counts["shadow"] < 10
+    assert counts["shadow_passed_over"] == 90 - counts["shadow"]
+    assert counts["shadow"] >= 1
+    assert len(bench.results("shadow")) == counts["shadow"]
+    assert bench.starts() == every_window(120)
+
+
+def test_the_swap_reports_how_far_the_models_agreed(bench: Bench) -> None:
+    bench.put(frames(30))
+    bench.source.order(bench.source.add(*make_bundle()))
+    bench.until(Phase.ACTIVE)
+    bench.source.order(bench.source.add(*make_bundle("float", version=2)))
+    bench.until(Phase.SHADOW)
+    bench.put(frames(90)[30:])
+    bench.until(Phase.ACTIVE)
+    swaps = [e["data"] for e in bench.rows(Kind.EVENT) if e["type"] == "model.probation"]
+    assert "shadow" not in swaps[0]
+    told = swaps[1]["shadow"]
+    assert told["scored"] == 10
+    assert told["agreed"] >= 8, "float and int8 of the same weights"
+    assert told["shadow_passed_over"] == 0
 
 
 @pytest.mark.parametrize(

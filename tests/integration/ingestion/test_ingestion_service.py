@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fieldloop_contract.messages import Reported, Status, decode
+from fieldloop_buffer import STREAM_STATE, Reader
+from fieldloop_contract.messages import Reported, Status, StreamState, decode
 from fieldloop_runtime.mqtt import Received, Session
 from fieldloop_runtime.settings import MqttSettings
 from support.broker import Mosquitto, free_port
@@ -166,6 +167,11 @@ def test_the_service_sends_reports_and_ends_in_order(
     assert listener.status[-1].versions["fieldloop-ingestion"]
     assert json.loads(service.get("/healthz"))["healthy"] is True
     assert 'fieldloop_log_rows{account="stored"} 23.0' in service.get("/metrics")
+
+    reader = Reader(str(service.folder / "log" / "log.db"))
+    declared = decode(StreamState, (reader.state(STREAM_STATE + "imu") or "").encode())
+    reader.close()
+    assert (declared.channels, declared.units, declared.rate_hz) == (["a", "b"], ["g", "g"], 50.0)
 
     record(service.folder / "rec", "two", 5_000)
     time.sleep(0.7)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fieldloop_contract.errors import FieldloopError, FixConfiguration, MalformedMessage
+from fieldloop_contract.feeding import check_stream
 from fieldloop_contract.frames import FRAME_BYTES_MAX, Clock, Frame, check_frame
 from fieldloop_contract.manifest import (
     CHUNK_BYTES_MAX,
@@ -15,7 +16,6 @@ from fieldloop_contract.manifest import (
     Input,
     Manifest,
     check_bundle,
-    check_stream,
     parse_manifest,
     sha256,
     split,

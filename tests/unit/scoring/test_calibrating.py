@@ -19,6 +19,7 @@ from support.bundles import make_manifest
 
 RULE = CalibrationRule(windows=100, factor=6, threshold_min=0.0, threshold_max=50.0)
 VECTOR = Path(__file__).parent / "calibration_vector.json"
+GOLDEN_RECORD = Path(__file__).parents[3] / "contract" / "vectors" / "calibration.json"
 
 
 def test_the_example_in_the_module_is_true() -> None:
@@ -52,7 +53,8 @@ def test_the_threshold_stays_within_its_signed_bounds() -> None:
 def test_the_golden_record_is_what_its_scores_make_of_it_for_ever() -> None:
     vector = json.loads(VECTOR.read_text(encoding="utf-8"))
     rule = CalibrationRule.model_validate(vector["rule"])
-    record = parse_calibration(json.dumps(vector["record"]).encode())
+    record = parse_calibration(GOLDEN_RECORD.read_bytes())
+    assert record == parse_calibration(json.dumps(vector["record"]).encode())
     assert record.digest() == vector["digest"]
     fitted = fit(vector["scores"], rule)
     assert (fitted.centre, fitted.scale, fitted.threshold, fitted.scores) == (

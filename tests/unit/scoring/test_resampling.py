@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fieldloop_contract.errors import FixConfiguration, WrongStream
 from fieldloop_scoring.resampling import (
-    Aligner,
     Block,
     Decimator,
     Resampler,
@@ -206,80 +205,6 @@ def test_nothing_is_made_up(
         assert tick_ns(block.tick + len(block.samples) - 1, 70) < t_ns.max()
 
 
-# ---- several streams ----------------------------------------------------------------------------
-
-
-def two_streams() -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    fast, slow = times_of(T0_NS, 1_000, 100), times_of(T0_NS + 3 * S // 10, 12, 1)
-    return [
-        (fast, column((fast - T0_NS) / 1e9)),
-        (slow, np.stack([(slow - T0_NS) / 1e9, -(slow - T0_NS) / 1e9], axis=1).astype(np.float32)),
-    ]
-
-
-def aligner() -> Aligner:
-    return Aligner(
-        [Resampler(Resampling("decimate", 100, 10), 1), Resampler(Resampling("linear", 1, 10), 2)]
-    )
-
-
-def test_streams_of_other_rates_lie_side_by_side():
-    made = aligner()
-    (fast_t, fast), (slow_t, slow) = two_streams()
-    assert made.push(0, fast_t, fast) == []
-    [block] = made.push(1, slow_t, slow)
-    at = np.array([tick_ns(block.tick + i, 10) for i in range(len(block.samples))])
-    assert len(block.samples) > 80
-    wanted = (at - T0_NS) / 1e9
-    assert block.samples == pytest.approx(np.stack([wanted, wanted, -wanted], axis=1), abs=1e-3)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 200)), min_size=1, max_size=40))
-def test_the_order_in_which_streams_come_does_not_matter(turns: list[tuple[bool, int]]):
-    data = two_streams()
-    whole = aligner()
-    wanted = [*whole.push(0, *data[0]), *whole.push(1, *data[1])]
-    made, at, found = aligner(), [0, 0], []
-    for second, n in [*turns, (False, 1_000), (True, 1_000)]:
-        stream = int(second)
-        t_ns, samples = data[stream]
-        piece = slice(at[stream], at[stream] + n)
-        found += made.push(stream, t_ns[piece], samples[piece])
-        at[stream] += n
-    same(wanted, found)
-
-
-def test_a_gap_in_one_stream_is_a_gap_in_all():
-    made = Aligner([Resampler(Resampling("hold", 1, 1), 1) for _ in range(2)])
-    both = np.arange(10, 30) * S
-    holed = np.array([t for t in both.tolist() if not 15 * S <= t < 20 * S])
-    made.push(0, both, column(range(20)))
-    blocks = made.push(1, holed, column(range(15)))
-    assert [(b.tick, len(b.samples)) for b in blocks] == [(10, 4), (20, 9)]
-
-
-def test_a_silent_stream_does_not_make_the_other_pile_up():
-    made = Aligner([Resampler(Resampling("hold", 1, 1), 1) for _ in range(2)], ticks_ahead_max=100)
-    for first in range(0, 1_000, 50):
-        made.push(0, np.arange(first, first + 50) * S, column(range(50)))
-    assert made.waited_out == 999 - 100
-    [block] = made.push(1, np.arange(0, 1_000) * S, column(range(1_000)))
-    assert (block.tick, len(block.samples)) == (899, 100)
-
-
-def test_streams_join_again_after_their_clock_stepped_back():
-    made = Aligner([Resampler(Resampling("hold", 1, 1), 1) for _ in range(2)])
-    future, now = np.arange(10**6, 10**6 + 10) * S, np.arange(100, 110) * S
-    made.push(0, future, column(range(10)))
-    made.push(0, now, column(range(10)))
-    made.push(1, future, column(range(10)))  # drops what the other has of now: it lies behind
-    assert made.push(1, now, column(range(10))) == []
-    made.push(0, now + 10 * S, column(range(10)))
-    [block] = made.push(1, now + 10 * S, column(range(10)))
-    assert (block.tick, len(block.samples)) == (109, 10)
-
-
 # ---- bad input ----------------------------------------------------------------------------------
 
 
@@ -310,11 +235,3 @@ def test_samples_of_another_shape_are_refused():
     with pytest.raises(WrongStream):
         resampler.push(np.array([S, 2 * S]), np.zeros((1, 2), np.float32))
     assert resampler.push(np.empty(0, np.int64), np.empty((0, 2), np.float32)) == []
-
-
-def test_streams_on_different_grids_do_not_align():
-    streams_ = [Resampler(Resampling("hold", 1, rate), 1) for rate in (1, 2)]
-    with pytest.raises(FixConfiguration, match="do not align"):
-        Aligner(streams_)
-    with pytest.raises(FixConfiguration, match="no streams"):
-        Aligner([])

@@ -1,7 +1,7 @@
 """From the store to a dataset: annotations joined with frames, cut by the device's own code.
 
 Reads the store in short transactions and writes the dataset's file. Annotations name (device,
-stream, span); frames are found by the same and cut by `fieldloop_scoring.windows.WindowBuilder`, so
+stream, span); frames are found by the same and cut by `fieldloop_scoring.joining.make_builder`, so
 that a window here is one that the device would have made. One thread.
 """
 
@@ -17,7 +17,8 @@ import numpy as np
 from fieldloop_contract.errors import FixConfiguration, LimitExceeded, RejectedInput, WrongStream
 from fieldloop_contract.manifest import Channel, Input
 from fieldloop_models.recipe import WindowPlan
-from fieldloop_scoring.windows import Window, WindowBuilder
+from fieldloop_scoring.joining import Builder, make_builder
+from fieldloop_scoring.windows import Window
 from fieldloop_store import clocks, queries
 from fieldloop_store.engine import Store
 from fieldloop_training.datasets import WINDOWS_MAX, Dataset, Place, plain_input
@@ -96,12 +97,13 @@ def cut(recording: Recording, frames: Iterable[queries.FrameRow], spec: Input) -
     Raises:
         RejectedInput: a frame does not have the channels or the rate of the others.
     """
-    builders: dict[tuple[str, str], WindowBuilder] = {}
+    builders: dict[tuple[str, str], Builder] = {}
+    streams = {spec.name: recording.stream}
     windows: list[Window] = []
     tolerance_ns = round(0.5e9 / spec.rate_hz)
     for row in frames:
         log = (row.log.service, row.log.epoch)
-        builder = builders.setdefault(log, WindowBuilder(spec))
+        builder = builders.setdefault(log, make_builder([spec], streams))
         try:
             made = builder.push(row.log.epoch, row.seq, row.frame)
         except WrongStream as error:

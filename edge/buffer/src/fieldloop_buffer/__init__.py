@@ -12,12 +12,13 @@ from fieldloop_buffer.events import event_entry
 from fieldloop_buffer.log import Log
 from fieldloop_buffer.orders import Damaged, Order
 from fieldloop_buffer.payload import pack_frame, unpack_frame
-from fieldloop_buffer.reader import Chunk, Reader
+from fieldloop_buffer.reader import STREAM_STATE, Chunk, Reader
 from fieldloop_buffer.settings import LogSettings, Policy, UplinkSettings
 from fieldloop_buffer.uplink import Uplink
 
 __all__ = [
     "CHANNEL_OF",
+    "STREAM_STATE",
     "Chunk",
     "Cursor",
     "Damaged",

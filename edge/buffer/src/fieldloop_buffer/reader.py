@@ -19,6 +19,8 @@ from fieldloop_buffer.ranges import Range, normalise, runs
 
 SCAN_ROWS_MAX = 5_000
 BYTES_MAX = 8 << 20
+STREAM_STATE = "stream."
+"""Key of the state `stream.{id}`: what a stream is, a `StreamState`, for readers of its frames."""
 _COLUMNS = "id, kind, stream, t_ns, withheld, crc, payload"
 
 
@@ -56,6 +58,24 @@ class Reader:
         except FAILURES as error:
             self.close()
             raise translate(error, self._file.path) from error
+
+    def state(self, key: str) -> str | None:
+        """A value that the writer gave to `Log.set_state`, as committed; None without one.
+
+        Raises:
+            Isolate: the file is damaged; its writer will replace it.
+            RetryLater: it cannot be read at this moment.
+        """
+        try:
+            db = self._file.connection()
+            found = None
+            if db is not None:
+                query = "SELECT value FROM state WHERE key = ?"
+                found = db.execute(query, (key,)).fetchone()
+        except FAILURES as error:
+            self.close()
+            raise translate(error, self._file.path) from error
+        return None if found is None else str(found[0])
 
     def read(
         self,

@@ -1,4 +1,5 @@
 """`python -m fieldloop_inference run | try`: composition root of the service, and the workbench."""
+# ruff: noqa: E402 - what is not to be loaded has to be said before it is imported
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import os
 
 # Before numpy is imported: OpenBLAS would reserve tens of MiB for threads that nothing here uses.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from fieldloop_inference.memory import defer, give_back, share_one_heap
+
+defer()
 
 import argparse
 import sys
@@ -17,7 +22,6 @@ from importlib.metadata import version
 from fieldloop_buffer import Log, Reader
 from fieldloop_buffer.uplink import Uplink
 from fieldloop_inference import local
-from fieldloop_inference.memory import give_back, share_one_heap
 from fieldloop_inference.service import (
     SERVICE,
     Inference,

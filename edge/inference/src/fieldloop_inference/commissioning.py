@@ -4,13 +4,15 @@ While it commissions, the scores of running windows are gathered, and stored wit
 that a record is made of exactly the rows it names. A record belongs to a model's digest and a
 stream: records of the last models are kept, so that a rollback restores model and record together.
 A record never changes. It is STALE while drift is confirmed; it still judges. A stream that is
-another one is another machine, and is commissioned.
+another one is another machine, and is commissioned. A candidate's record may come from the rows of
+the active model's one (`deriving`). Of the records kept, those of models that the slot still has
+are never dropped for newer ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from fieldloop_contract.calibration import Calibration
@@ -28,11 +30,16 @@ class Commissioning:
 
     Args:
         identity: fleet, device and slot.
+
+    Attributes:
+        digest: of the record in force, or None.
+        kept: digests of the models that the slot has.
     """
 
     def __init__(self, identity: dict[str, str]) -> None:
         self.changed = False
         self.digest: str | None = None
+        self.kept: set[str] = set()
         self._identity = identity
         self._records: list[Calibration] = []
         self._rule: CalibrationRule | None = None
@@ -47,6 +54,24 @@ class Commissioning:
     def wanted(self) -> bool:
         """Whether the model that serves is calibrated at all."""
         return self._rule is not None
+
+    @property
+    def record(self) -> Calibration | None:
+        """The record in force."""
+        return self._record
+
+    def known(self, ref: ModelRef, stream: str) -> bool:
+        """Whether there is a record for a model."""
+        return any(_key(r) == f"{ref.digest}/{stream}" for r in self._records)
+
+    def adopt(self, record: Calibration) -> None:
+        """Take a record that was made for a model which may serve later."""
+        records = [*self._records, record]
+        while len(records) > RECORDS_MAX:
+            spare = next((r for r in records[:-1] if r.model.digest not in self.kept), records[0])
+            records.remove(spare)
+        self._records = records
+        self.changed = True
 
     @property
     def threshold(self) -> float | None:
@@ -88,25 +113,10 @@ class Commissioning:
         self.changed = True
         if len(self._scores) < rule.windows:
             return None
-        fitted = fit(self._scores, rule)
-        record = Calibration(
-            fleet=self._identity["fleet"],
-            device=self._identity["device"],
-            slot=self._identity["slot"],
-            **self._begun,
-            stream=self._stream,
-            model=model,
-            epoch_last=window.epoch,
-            seq_last=window.seq_last,
-            t1_ns=window.t1_ns,
-            windows=len(self._scores),
-            centre=fitted.centre,
-            scale=fitted.scale,
-            threshold=fitted.threshold,
-            scores=fitted.scores,
-        )
+        identity = {**self._identity, **self._begun, "stream": self._stream}
+        record = _record(identity, model, window, self._scores, rule)
         self._record, self.digest = record, record.digest()
-        self._records = [*self._records, record][-RECORDS_MAX:]
+        self.adopt(record)
         self._scores, self._begun = [], {}
         return record
 
@@ -138,6 +148,45 @@ class Commissioning:
             refuse(str(error))
             return
         self._records, self._scores, self._of, self._begun = records, scores, of, begun
+
+
+def make_record(
+    like: Calibration,
+    model: ModelRef,
+    first: Window,
+    last: Window,
+    scores: Sequence[float],
+    rule: CalibrationRule,
+    *,
+    derived_from: str,
+) -> Calibration:
+    """A record of another model for the machine that a record is of."""
+    identity = {name: getattr(like, name) for name in ("fleet", "device", "slot", "stream")}
+    begun = {"epoch": first.epoch, "seq_first": first.seq_first, "t0_ns": first.t0_ns}
+    more = {"machine": like.machine, "derived_from": derived_from}
+    return _record({**identity, **begun, **more}, model, last, scores, rule)
+
+
+def _record(
+    identity: dict[str, Any],
+    model: ModelRef,
+    last: Window,
+    scores: Sequence[float],
+    rule: CalibrationRule,
+) -> Calibration:
+    fitted = fit(scores, rule)
+    return Calibration(
+        **identity,
+        model=model,
+        epoch_last=last.epoch,
+        seq_last=last.seq_last,
+        t1_ns=last.t1_ns,
+        windows=len(scores),
+        centre=fitted.centre,
+        scale=fitted.scale,
+        threshold=fitted.threshold,
+        scores=fitted.scores,
+    )
 
 
 def _key(record: Calibration) -> str:

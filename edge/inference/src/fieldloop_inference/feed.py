@@ -1,4 +1,4 @@
-"""A feed: one stream of the ingestion log, as windows of one input. Owner thread only.
+"""A feed: the streams of a slot in the input log, as windows of its inputs. Owner thread only.
 
 Owns the cursor and the builder. Its position (where the next window begins) is stored by the slot
 in the transaction of the results; resumed there, it gives the same windows again.
@@ -7,13 +7,15 @@ in the transaction of the results; resumed there, it gives the same windows agai
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fieldloop_buffer import Cursor, Kind, Reader, Row, unpack_frame
 from fieldloop_contract.errors import MalformedMessage, WrongStream
 from fieldloop_contract.manifest import Input
-from fieldloop_scoring.windows import Position, Window, WindowBuilder
+from fieldloop_scoring.joining import carry, make_builder
+from fieldloop_scoring.windows import Position, Window
 
 ROWS_PER_READ: Final = 200
 READS_MAX: Final = 20
@@ -33,31 +35,52 @@ class Gap:
     reason: str
 
 
+def streams_of(inputs: Sequence[Input], streams: Mapping[str, str]) -> tuple[str, ...]:
+    """Streams of the device that feed a model's inputs, in order, each once."""
+    sources = (source for spec in inputs for source in spec.sources())
+    return tuple(dict.fromkeys(streams.get(source, source) for source in sources))
+
+
+def windowing(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+    """All of the inputs that windows follow from."""
+    return [i.model_dump(exclude={"normalisation", "tensor"}) for i in inputs]
+
+
 class Feed:
-    """Windows of one stream for one input.
+    """Windows for the inputs of one model.
 
     Args:
+        streams: from the model's sources (`Input.sources`) to streams of the device.
         skip_rows_max: with policy skip_to_live, how many rows may wait before they are skipped.
+
+    Attributes:
+        stream: the first one, which results are filed under.
+        streams: all of them, without repetition.
+
+    Raises:
+        FixConfiguration: the inputs cannot be aligned as they are declared.
     """
 
     def __init__(
         self,
         reader: Reader,
-        stream: str,
-        spec: Input,
+        inputs: Sequence[Input],
+        streams: Mapping[str, str],
         *,
         policy: Policy = "catch_up",
         skip_rows_max: int = 1_000,
         position: Position | None = None,
     ) -> None:
-        self.stream = stream
-        self.spec = spec
+        self.inputs = list(inputs)
+        self.streams = streams_of(inputs, streams)
+        self.stream = self.streams[0]
         self.rows_read = 0
         self.unfit = ""
         self._reader = reader
+        self._mapping = dict(streams)
         self._policy = policy
         self._skip_rows_max = skip_rows_max
-        self._builder = WindowBuilder(spec)
+        self._builder = make_builder(inputs, streams)
         self._rows: deque[Row] = deque()
         self._gaps: list[Gap] = []
         self._cursor: Cursor | None = None
@@ -68,15 +91,21 @@ class Feed:
         self._rows.clear()
         self._cursor = None if position is None else Cursor(position.epoch, position.seq - 1)
 
-    def refit(self, spec: Input, position: Position | None) -> Feed:
-        """A feed of another windowing that goes on at `position`."""
+    def serves(self, inputs: Sequence[Input], streams: Mapping[str, str]) -> bool:
+        """Whether it gives the windows that a model takes."""
+        return windowing(self.inputs) == windowing(inputs) and self._mapping == dict(streams)
+
+    def refit(
+        self, inputs: Sequence[Input], streams: Mapping[str, str], position: Position | None
+    ) -> Feed:
+        """A feed of another windowing that goes on at `position`, a window of this one."""
         return Feed(
             self._reader,
-            self.stream,
-            spec,
+            inputs,
+            streams,
             policy=self._policy,
             skip_rows_max=self._skip_rows_max,
-            position=position,
+            position=carry(position, self.inputs, inputs),
         )
 
     def position(self) -> Position | None:
@@ -100,7 +129,7 @@ class Feed:
         for _ in range(READS_MAX):
             before = self._cursor
             chunk = self._reader.read(
-                before, kinds=(Kind.FRAME,), streams=(self.stream,), limit=ROWS_PER_READ
+                before, kinds=(Kind.FRAME,), streams=self.streams, limit=ROWS_PER_READ
             )
             if chunk.gaps:
                 # Whether windows may span it is the gap rule's business: it goes by time.

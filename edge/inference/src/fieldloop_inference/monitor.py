@@ -141,7 +141,7 @@ class Monitor:
         """Whether a window is running, before it is scored."""
         if self._regimes is None:
             return Notes()
-        level = self._regimes.level(window.samples)
+        level = self._regimes.level(window.arrays[self._regimes.input])
         runs = self._regimes.running(level, was_running=self._runs)
         if runs != self._runs:
             self._runs, self.changed = runs, True

@@ -45,7 +45,10 @@ def load_slot(text: str) -> Slot:
 
 def dump_position(position: Position) -> str:
     """Text of a position."""
-    return f"{position.epoch}/{position.seq}/{position.offset}"
+    text = f"{position.epoch}/{position.seq}/{position.offset}"
+    if not position.phases:
+        return text
+    return f"{text}/{','.join(map(str, position.phases))}"
 
 
 def load_position(text: str) -> Position:
@@ -55,7 +58,8 @@ def load_position(text: str) -> Position:
         MalformedMessage: not such a text.
     """
     try:
-        epoch, seq, offset = text.split("/")
-        return Position(epoch, int(seq), int(offset))
+        epoch, seq, offset, *rest = text.split("/")
+        phases = tuple(int(n) for n in rest[0].split(",")) if rest else ()
+        return Position(epoch, int(seq), int(offset), phases)
     except ValueError as error:
         raise MalformedMessage(f"{text!r:.80} is not a position", code="slot.position") from error

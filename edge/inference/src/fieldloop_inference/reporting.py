@@ -35,6 +35,9 @@ def slot_state(
         told.update(running=monitor.running, idle=monitor.idle)
         if slot.phase in (Phase.SHADOW, Phase.PROBATION):
             reason = f"waiting: {slot.scored} of {slot.needed} running windows"
+    if "deriving" in told:
+        learnt = f"deriving its calibration: {told['deriving']} of {told['deriving_of']} windows"
+        reason = f"{reason}; {learnt}" if reason else learnt
     if monitor.commissioning.wanted and slot.phase is not Phase.REJECTED:
         state = monitor.commissioning.state(drifting=monitor.drifting)
         reason = f"{reason}; {state}" if reason else state

@@ -1,7 +1,7 @@
 """Selected samples: copies the frames of chosen windows into this service's log. Owner thread only.
 
 A sample is the rows of the input log that a window was cut from, as they are, appended as SAMPLE
-entries of their stream, and after them the event `sample.selected`, which names both: `epoch`,
+entries of their streams, and after them the event `sample.selected`, which names both: `epoch`,
 `seq_first`, `seq_last` in the input log, `rows` (epoch, first and last seq) in this one. Rows that
 an overlapping window has sent already are not sent again. What was spent is stored with the rows.
 
@@ -11,6 +11,7 @@ of the log, bounded by their budget, which is small against the results'.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fieldloop_buffer import Cursor, Entry, Kind
@@ -43,7 +44,7 @@ class Sampling:
         *,
         drifting: bool,
         ref: ModelRef,
-        stream: str,
+        streams: Sequence[str],
     ) -> bool:
         """Take a scored window as a sample, if it is chosen and fits.
 
@@ -54,15 +55,15 @@ class Sampling:
         if choice is None:
             return False
         try:
-            return self._take(window, choice, ref, stream)
+            return self._take(window, choice, ref, streams)
         except FieldloopError as error:
             # No room, or the rows are gone: a sample is worth less than the next result.
             self._tools.journal.debug("sample.not_taken", slot=self._slot, error=str(error))
             return False
 
-    def _take(self, window: Window, choice: Choice, ref: ModelRef, stream: str) -> bool:
+    def _take(self, window: Window, choice: Choice, ref: ModelRef, streams: Sequence[str]) -> bool:
         log = self._tools.log
-        entries = self._entries(window, stream)
+        entries = self._entries(window, streams)
         size = sum(len(e.payload) for e in entries)
         spent = Spent.load(log.state(STATE)).on(self._tools.now_ns())
         if not entries or not spent.fits(size, self._settings, control=choice.control):
@@ -74,7 +75,7 @@ class Sampling:
         seqs = [log.append(entry) for entry in entries]
         self._sent = (window.epoch, window.seq_last)
         data: dict[str, Any] = {
-            "stream": stream,
+            "stream": streams[0],
             "slot": self._slot,
             "t0_ns": window.t0_ns,
             "t1_ns": window.t1_ns,
@@ -87,10 +88,10 @@ class Sampling:
             "bytes": size,
             "model": ref.model_dump(include={"name", "version", "digest"}),
         }
-        self._tools.emit("sample.selected", stream, data)
+        self._tools.emit("sample.selected", streams[0], data)
         return True
 
-    def _entries(self, window: Window, stream: str) -> list[Entry]:
+    def _entries(self, window: Window, streams: Sequence[str]) -> list[Entry]:
         """The rows of a window that were not sent yet."""
         epoch, last = self._sent
         first = window.seq_first
@@ -99,7 +100,7 @@ class Sampling:
         chunk = self._tools.reader.read(
             Cursor(window.epoch, first - 1),
             kinds=(Kind.FRAME,),
-            streams=(stream,),
+            streams=streams,
             limit=ROWS_PER_WINDOW_MAX,
         )
         return [

@@ -31,6 +31,7 @@ from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.mqtt import Connected, Disconnected, Received, Session
 from fieldloop_runtime.presence import Presence
 from fieldloop_scoring.runners import check_delegate, choose_runtime
+from fieldloop_scoring.runners.operators import operators
 from fieldloop_update import Missing, Ordered, Ready, Refused
 
 SERVICE: Final = "inference"
@@ -101,6 +102,7 @@ class Inference:
             backlog=settings.backlog,
             skip_rows_max=settings.skip_rows_max,
             shadow_windows=settings.shadow_windows,
+            shadow_cpu_percent=settings.shadow_cpu_percent,
             samples=settings.samples,
             delegate=settings.delegate,
             outlet=self._outlet,
@@ -272,6 +274,7 @@ def capability(settings: InferenceSettings) -> Capability:
         memory_bytes=memory_bytes,
         delegates=[settings.delegate] if settings.delegate else [],
         disk_free_bytes=shutil.disk_usage(settings.update.dir).free,
+        ops=operators(runtime),
     )
 
 

@@ -14,8 +14,6 @@ import time
 from collections import deque
 from typing import Any, Final
 
-import numpy as np
-
 from fieldloop_buffer import Entry, Kind
 from fieldloop_contract.desired import SlotOrder
 from fieldloop_contract.errors import (
@@ -28,17 +26,20 @@ from fieldloop_contract.errors import (
 from fieldloop_contract.manifest import Manifest
 from fieldloop_contract.messages import ModelRef, SlotState
 from fieldloop_inference import slots
-from fieldloop_inference.engine import Engine, row_head, same_windows
-from fieldloop_inference.feed import Feed
+from fieldloop_inference.budget import CpuBudget
+from fieldloop_inference.deriving import Deriving
+from fieldloop_inference.engine import Engine, row_head
+from fieldloop_inference.feed import Feed, streams_of, windowing
 from fieldloop_inference.fitness import unfit
 from fieldloop_inference.monitor import Monitor, Notes
 from fieldloop_inference.persist import dump_position, dump_slot, load_position, load_slot
 from fieldloop_inference.reporting import slot_state
 from fieldloop_inference.sampling import Sampling
+from fieldloop_inference.shadowing import Shadowing
 from fieldloop_inference.slots import Phase, Slot
 from fieldloop_inference.tools import Tools
 from fieldloop_inference.trials import Trial
-from fieldloop_inference.watch import Watch, agree
+from fieldloop_inference.watch import Watch
 from fieldloop_runtime.journal import Throttle
 from fieldloop_scoring.scorer import Scored
 from fieldloop_scoring.windows import Position, Window
@@ -61,10 +62,12 @@ class Serving:
         self._tools = tools
         self._streams: dict[str, str] = {}
         self._engine: Engine | None = None
-        self._shadow: Engine | None = None
+        self._shadow: Shadowing | None = None
         self._spare: Engine | None = None
         self._trial: Trial | None = None
         self._figures: dict[str, float] = {}
+        self._beside: dict[str, int] = {}
+        self._keys: dict[str, str] = {}
         self._feed: Feed | None = None
         self._waiting: deque[Window] = deque()
         self._heads = ("", "")
@@ -114,7 +117,7 @@ class Serving:
         self.stage(force=True)
 
     def _key(self, what: str) -> str:
-        return f"{what}:{self.name}"
+        return self._keys.get(what) or self._keys.setdefault(what, f"{what}:{self.name}")
 
     # From outside.
 
@@ -162,7 +165,9 @@ class Serving:
         if bundle is None:
             return slots.Unfit("its files are gone")
         active = self._engine
-        comparable = active is not None and same_windows(active.manifest, bundle.manifest)
+        comparable = active is not None and (
+            windowing(active.manifest.inputs) == windowing(bundle.manifest.inputs)
+        )
         shadow_windows = self._tools.shadow_windows if comparable else 0
         return slots.TrialPassed(shadow_windows, bundle.manifest.limits.probation_windows)
 
@@ -215,7 +220,7 @@ class Serving:
             return slots.Unfit(reason) if reason else slots.TrialBegun()
         elif isinstance(effect, slots.Shadow):
             try:
-                self._shadow = self._load(effect.ref)
+                self._shadow = self._begin_shadow(self._load(effect.ref))
             except Isolate as error:
                 return slots.Fault(str(error))
         elif isinstance(effect, slots.Serve):
@@ -233,8 +238,10 @@ class Serving:
 
     def _serve(self, ref: ModelRef | None) -> slots.Event | None:
         """Make `ref` the model of the next window. What was loaded already is not loaded again."""
-        loaded = [self._engine, self._shadow, self._spare]
+        beside = self._shadow.engine if self._shadow is not None else None
+        loaded = [self._engine, beside, self._spare]
         left = self._engine
+        self._monitor.commissioning.kept = self.slot.digests()
         if ref is None:
             self._engine = self._shadow = None
             self._monitor.serve(None, None, self._stream())
@@ -246,8 +253,10 @@ class Serving:
             except Isolate as error:
                 self._engine = None
                 return slots.Unloadable(str(error))
-        if engine is self._shadow:
+        if engine is beside:
             self._shadow = None
+        elif engine is self._spare:
+            engine.runner.reset()  # what it remembers is from before the last swap
         self._engine = engine
         self._spare = left if self.slot.phase is Phase.PROBATION else None
         self._watch = Watch(engine.manifest.limits.latency_ms_max)
@@ -256,30 +265,55 @@ class Serving:
         self._monitor.serve(engine.manifest, ref, self._stream())
         return None
 
+    def _begin_shadow(self, engine: Engine) -> Shadowing:
+        """A candidate that is loaded, with what it has to learn before it is compared."""
+        tools, known = self._tools, self._monitor.commissioning
+        budget = CpuBudget(tools.shadow_cpu_percent / 100, time.monotonic())
+        rule, base, deriving = engine.manifest.calibration, known.record, None
+        if rule is not None and base is not None and not known.known(engine.ref, base.stream):
+            deriving = Deriving(tools.reader, engine, rule, self._streams, base)
+        return Shadowing(engine, budget, tools.threads, deriving)
+
+    def _derive(self) -> None:
+        """Go on with the candidate's calibration; its record is stored before it may serve."""
+        done = self._shadow.derive() if self._shadow is not None else None
+        if done is None:
+            return
+        ref = self.slot.candidate
+        data: dict[str, Any] = {"stream": self._stream(), "slot": self.name}
+        if ref is not None:
+            data["model"] = ref.model_dump(include={"name", "version", "digest"})
+        if done.record is None:
+            data["reason"] = done.reason
+            self._tools.emit("calibration.not-derived", self._stream(), data)
+            self._tools.journal.info("calibration.not-derived", slot=self.name, reason=done.reason)
+            return
+        self._monitor.commissioning.kept = self.slot.digests()
+        self._monitor.commissioning.adopt(done.record)
+        self.stage()
+        data |= {"t_ns": done.record.t1_ns, "digest": done.record.digest()}
+        data["record"] = json.loads(done.record.encode())
+        self._tools.emit("calibration.made", self._stream(), data)
+        self._tools.journal.info("calibration.made", slot=self.name)
+
     def _set_feed(self, manifest: Manifest) -> None:
         """Windows for this model, going on where the next window begins."""
-        spec = manifest.inputs[0]
-        stream = self._streams.get(spec.name, spec.name)
-        position = self.position()
-        if self._feed is None or self._feed.stream != stream:
-            if self._feed is not None:
-                position = None
-            tools = self._tools
+        inputs, feed, tools = manifest.inputs, self._feed, self._tools
+        if feed is not None and feed.serves(inputs, self._streams):
+            return
+        if feed is not None and feed.streams == streams_of(inputs, self._streams):
+            self._feed = feed.refit(inputs, self._streams, self.position())
+        else:
             self._feed = Feed(
                 tools.reader,
-                stream,
-                spec,
+                inputs,
+                self._streams,
                 policy=tools.backlog,
                 skip_rows_max=tools.skip_rows_max,
-                position=position,
+                position=self.position() if feed is None else None,
             )
-        elif self._feed.spec.model_dump(exclude={"normalisation"}) != spec.model_dump(
-            exclude={"normalisation"}
-        ):
-            self._feed = self._feed.refit(spec, position)
-        else:
-            return
         self._waiting.clear()
+        stream = self._feed.stream
         self._heads = (
             row_head(stream, self.name, "active"),
             row_head(stream, self.name, "shadow"),
@@ -297,6 +331,7 @@ class Serving:
         bundle = self._tools.source.bundle(ref) if ref is not None else None
         if bundle is None:
             return slots.Unfit("its files are gone")
+        self._beside = {}
         try:
             self._trial = self._tools.begin_trial(
                 bundle.manifest,
@@ -317,6 +352,8 @@ class Serving:
             data["reason"] = report.reason
         if report.type in ("model.probation", "model.rejected", "model.shadow") and self._figures:
             data["figures"] = self._figures
+        if report.type in ("model.probation", "model.rejected") and self._beside:
+            data["shadow"] = self._beside
         self._tools.emit(report.type, self._stream(), data)
         self._tools.journal.info(report.type, **data)
 
@@ -354,6 +391,7 @@ class Serving:
         """Score what waits, until a moment of the monotonic clock. Returns the windows scored."""
         done = 0
         try:
+            self._derive()
             while self._engine is not None and self._feed is not None:
                 if not self._waiting:
                     windows = self._feed.next()
@@ -421,7 +459,7 @@ class Serving:
             notes,
             drifting=monitor.drifting,
             ref=engine.ref,
-            stream=self._stream(),
+            streams=self._feed.streams if self._feed is not None else (),
         )
         self._gather_evidence(window, scored, notes)
         return 1
@@ -432,9 +470,7 @@ class Serving:
         """What is wrong with a model on probation after this window, or ""."""
         last, self._last_window = self._last_window, window
         # An idle machine gives the same window and the same output for hours.
-        changed = notes.counts and (
-            last is None or not np.array_equal(last.samples, window.samples)
-        )
+        changed = notes.counts and (last is None or not last.same_samples(window))
         fault = engine.last_error if not scored.valid else ""
         return fault or self._watch.judge(scored, latency_us, changed=changed)
 
@@ -445,14 +481,24 @@ class Serving:
         if self.slot.phase is Phase.PROBATION:
             self._apply(slots.ServedWell())
         elif self.slot.phase is Phase.SHADOW and self._shadow is not None:
-            beside, beside_us = self._shadow.score(window)
-            own = Notes(running=notes.running, regime=notes.regime)
-            row = self._shadow.row(window, beside, beside_us, self._heads[1], own)
-            self._tools.log.append(Entry(Kind.RESULT, self._stream(), window.t0_ns, row))
-            if beside.valid:
-                self._apply(slots.ShadowScored(agree(scored, beside)))
-            else:
-                self._apply(slots.Fault(self._shadow.last_error or "output that is not finite"))
+            self._score_beside(self._shadow, window, scored, notes)
+
+    def _score_beside(
+        self, shadow: Shadowing, window: Window, scored: Scored, notes: Notes
+    ) -> None:
+        said = shadow.score(window)
+        if said is None:
+            return
+        beside, beside_us = said
+        own = Notes(running=notes.running, regime=notes.regime)
+        row = shadow.engine.row(window, beside, beside_us, self._heads[1], own)
+        self._tools.log.append(Entry(Kind.RESULT, self._stream(), window.t0_ns, row))
+        if beside.valid:
+            same = shadow.compare(scored, beside)
+            self._beside = {"scored": shadow.scored, "agreed": shadow.agreed, **shadow.figures()}
+            self._apply(slots.ShadowScored(same))
+        else:
+            self._apply(slots.Fault(shadow.engine.last_error or "output that is not finite"))
 
     def _tell(self, seq: int) -> None:
         """Write the monitor's events, which are due after row `seq`."""
@@ -481,6 +527,8 @@ class Serving:
             latency_us = engine.latency_us()
         if feed is not None:
             counts.update(breaks=feed.breaks, rows=feed.rows_read)
+        if self._shadow is not None:
+            counts.update(self._shadow.figures())
         return slot_state(
             self.name,
             self.slot,

@@ -55,6 +55,11 @@ class InferenceSettings(IdentitySettings):
     shadow_windows: Annotated[int, Field(ge=0, le=100_000)] = Field(
         default=10, description="windows a candidate scores beside the active model; 0 for none"
     )
+    shadow_cpu_percent: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=25.0,
+        description="most CPU of a candidate in shadow, in percent of one core; windows beyond it "
+        "are passed over",
+    )
     batch_ms: Annotated[int, Field(ge=1, le=1_000)] = Field(
         default=50, description="most ms of scoring in one turn of the loop"
     )

@@ -54,6 +54,7 @@ class Tools:
     backlog: Policy
     skip_rows_max: int
     shadow_windows: int
+    shadow_cpu_percent: float
     samples: SampleSettings
     delegate: str = ""
     outlet: Outlet | None = None

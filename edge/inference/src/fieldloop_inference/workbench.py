@@ -28,10 +28,13 @@ from fieldloop_contract.manifest import (
 from fieldloop_runtime.life import ExitCode
 from fieldloop_scoring.golden import make_golden
 from fieldloop_scoring.runners import Runner, TensorInfo, open_runner
+from fieldloop_scoring.runners.operators import required
 from fieldloop_scoring.scorer import Scorer
 
 _GOLDEN_COUNT = 4
 _ARRAYS = ("inputs", "x", "windows")
+Inputs = list[NDArray[np.float32]]
+"""One array for each input of a model, without the batch's axis."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -58,7 +61,7 @@ def _run(arguments: argparse.Namespace, say: Any) -> None:
     if scorer is not None:
         say("scored")
         for window in windows[:5]:
-            scored = scorer.score(window)
+            scored = scorer.score(*window)
             said = scored.label or scored.values or scored.score
             say(f"  {said}  score {scored.score}  valid {scored.valid}")
     else:
@@ -94,20 +97,27 @@ def _quantization(info: TensorInfo) -> str:
     return f", real = {info.scale:.6g} * (q - {info.zero_point})" if info.scale else ""
 
 
-def _windows(
-    path: str | None, runner: Runner, manifest: Manifest | None
-) -> list[NDArray[np.float32]]:
-    """Windows of the first input: from a file, or random ones of a fixed seed."""
-    shape = tuple(max(1, n) for n in runner.inputs[0].shape[1:]) or (1,)
+def _shapes(runner: Runner) -> list[tuple[int, ...]]:
+    """Shapes of the inputs without their first axis, dynamic ones as 1."""
+    return [tuple(max(1, n) for n in info.shape[1:]) or (1,) for info in runner.inputs]
+
+
+def _windows(path: str | None, runner: Runner, manifest: Manifest | None) -> list[Inputs]:
+    """What to give: from a file, or random numbers of a fixed seed.
+
+    In a file, several inputs of a window stand flattened one after the other, as in golden vectors.
+    """
+    shapes = _shapes(runner)
     if path is None:
         random = np.random.default_rng(0)
-        centre, scale = np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32)
-        if manifest is not None:
-            spec = manifest.inputs[0].normalisation
-            centre = np.asarray(spec.centre, np.float32)
-            scale = np.asarray(spec.scale, np.float32)
-        drawn = random.normal(0, 1, (16, *shape)).astype(np.float32)
-        return list((drawn * scale + centre).astype(np.float32))
+        drawn = [random.normal(0, 1, (16, *shape)).astype(np.float32) for shape in shapes]
+        if manifest is not None and len(manifest.inputs) == len(drawn):
+            affines = [spec.normalisation for spec in manifest.inputs]
+            drawn = [
+                (x * np.asarray(a.scale) + np.asarray(a.centre)).astype(np.float32)
+                for x, a in zip(drawn, affines, strict=True)
+            ]
+        return [list(parts) for parts in zip(*drawn, strict=True)]
     try:
         with np.load(path, allow_pickle=False) as archive:
             name = next((n for n in _ARRAYS if n in archive), None)
@@ -116,19 +126,21 @@ def _windows(
             values = np.asarray(archive[name], np.float32)
     except (OSError, ValueError) as error:
         raise MalformedMessage(f"{path} is no npz file: {error}") from error
-    if values.ndim < 2 or math.prod(values.shape[1:]) != math.prod(shape):
-        raise MalformedMessage(f"{path} holds {list(values.shape)}, the model takes {list(shape)}")
-    return list(values.reshape(len(values), *shape))
+    sizes = [math.prod(shape) for shape in shapes]
+    if values.ndim < 2 or not len(values) or math.prod(values.shape[1:]) != sum(sizes):
+        raise MalformedMessage(
+            f"{path} holds {list(values.shape)}, the model takes {[list(s) for s in shapes]}"
+        )
+    edges = np.cumsum(sizes)[:-1]
+    rows = (np.split(row, edges) for row in values.reshape(len(values), -1))
+    return [[p.reshape(s) for p, s in zip(row, shapes, strict=True)] for row in rows]
 
 
-def _once(runner: Runner, window: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    inputs = [window[None]]
-    for info in runner.inputs[1:]:
-        inputs.append(np.zeros([max(1, n) for n in info.shape], np.float32))
-    return runner.run(inputs)
+def _once(runner: Runner, window: Inputs) -> list[NDArray[np.float32]]:
+    return runner.run([part[None] for part in window])
 
 
-def measure(runner: Runner, windows: list[NDArray[np.float32]], runs: int, say: Any) -> None:
+def measure(runner: Runner, windows: list[Inputs], runs: int, say: Any) -> None:
     """Latency percentiles of the bare model, quantization included."""
     _once(runner, windows[0])
     taken = []
@@ -147,12 +159,15 @@ def draft_manifest(stem: str, data: bytes, runner: Runner) -> dict[str, Any]:
         MalformedMessage: an input that is not [1, window, channels].
     """
     inputs: list[dict[str, Any]] = []
+    # Inputs that are aligned hop by one time, and no window is shorter than its hop.
+    hop = min((max(1, info.shape[1]) for info in runner.inputs if len(info.shape) == 3), default=1)
     for index, info in enumerate(runner.inputs):
         if len(info.shape) != 3:
             raise MalformedMessage(
                 f"input {info.name} is {list(info.shape)}, not [1, window, channels]"
             )
         window, channels = max(1, info.shape[1]), max(1, info.shape[2])
+        more = {"resample": "linear"} if len(runner.inputs) > 1 else {}
         inputs.append(
             {
                 "name": f"input-{index + 1}",
@@ -160,16 +175,16 @@ def draft_manifest(stem: str, data: bytes, runner: Runner) -> dict[str, Any]:
                 "channels": [{"name": f"c{k}", "unit": "1"} for k in range(channels)],
                 "rate_hz": 1.0,
                 "window_samples": window,
-                "hop_samples": window,
+                "hop_samples": hop,
+                **more,
                 "normalisation": {"centre": [0.0] * channels, "scale": [1.0] * channels},
             }
         )
     sizes = [math.prod(max(1, n) for n in info.shape) for info in runner.outputs]
-    random = np.random.default_rng(0)
-    shape = [max(1, n) for n in runner.inputs[0].shape[1:]]
-    golden_in = random.normal(0, 1, (_GOLDEN_COUNT, *shape)).astype(np.float32)
-    rows = [np.concatenate([o.ravel() for o in _once(runner, w)]) for w in golden_in]
-    golden = make_golden(golden_in, np.stack(rows))
+    given = _windows(None, runner, None)[:_GOLDEN_COUNT]
+    rows = [np.concatenate([o.ravel() for o in _once(runner, w)]) for w in given]
+    flat = [np.concatenate([part.ravel() for part in w]) for w in given]
+    golden = make_golden(np.stack(flat), np.stack(rows))
     step = max((info.scale for info in runner.outputs), default=0.0)
     draft = {
         "v": 1,
@@ -191,7 +206,7 @@ def draft_manifest(stem: str, data: bytes, runner: Runner) -> dict[str, Any]:
             for index, (info, size) in enumerate(zip(runner.outputs, sizes, strict=True))
         ],
         "golden": {"count": _GOLDEN_COUNT, "tolerance": max(4 * step, 1e-3)},
-        "requires": {"runtimes": {runner.name: runner.version}},
+        "requires": {"runtimes": {runner.name: runner.version}, "ops": required(data)},
     }
     Manifest.model_validate(draft)
     return draft

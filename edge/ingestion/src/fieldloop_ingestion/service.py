@@ -13,7 +13,7 @@ from collections import deque
 from importlib.metadata import version
 from random import Random
 
-from fieldloop_buffer import Log, Uplink
+from fieldloop_buffer import STREAM_STATE, Log, Uplink
 from fieldloop_buffer.outlook import Outlook
 from fieldloop_contract.errors import OutOfSpace, RetryLater
 from fieldloop_contract.messages import Capability, Reported
@@ -62,6 +62,10 @@ class Service:
             stream.id: int(self._log.state(f"samples.{stream.id}") or 0)
             for stream in profile.streams
         }
+        for stream in profile.streams:  # for readers of the frames, which name no channel
+            declared = stream.state(0).encode().decode()
+            if self._log.state(STREAM_STATE + stream.id) != declared:
+                self._log.set_state(STREAM_STATE + stream.id, declared)
         self._sources = [self._supervise(index) for index in range(len(profile.sources))]
         folder = os.path.dirname(os.path.abspath(settings.log.path))
         self._link = LinkMeter(settings.link, folder, SERVICE, self._clock.now)

@@ -7,7 +7,7 @@ across a gap, nor from before the first or after the last one. Pure; an object i
 
 The grid. Tick `k` is at `round(k * 1e9 / rate_hz)` ns of UTC: it depends on nothing but the rate,
 so that streams that are brought to one rate lie side by side, whenever each of them began. Where
-the clock steps back, ticks come again: a break like a gap.
+the clock steps back, ticks come again: a break like a gap. `joining` cuts windows from it.
 
 Anti-alias. A low-pass of windowed sinc with a Kaiser window: its pass band ends at 0.8 of the new
 Nyquist frequency, its stop band of -60 dB begins at 1.2 of it, and what folds lies above 0.8. Order
@@ -19,7 +19,6 @@ delay is whole samples, and each output carries the time of the sample in its mi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -28,12 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import FixConfiguration, WrongStream
+from fieldloop_contract.feeding import FACTOR_MAX, SAME_RATE
 
-FACTOR_MAX = 1_024
-TICKS_AHEAD_MAX = 65_536
 ATTENUATION_DB = 60.0
 BAND_EDGE = 0.8
-_SAME_RATE = 1e-6
 
 Samples = NDArray[np.float32]
 Times = NDArray[np.int64]
@@ -74,7 +71,7 @@ class Resampling:
         """
         ratio = self.rate_in_hz / self.rate_out_hz
         whole = round(ratio)
-        if not 1 <= whole <= FACTOR_MAX or abs(ratio - whole) > _SAME_RATE * whole:
+        if not 1 <= whole <= FACTOR_MAX or abs(ratio - whole) > SAME_RATE * whole:
             raise FixConfiguration(
                 f"{self.rate_in_hz:g} Hz cannot be decimated to {self.rate_out_hz:g} Hz",
                 hint=f"the rate wanted is a whole part, at most 1/{FACTOR_MAX}; or use linear",
@@ -110,8 +107,13 @@ class Block:
 
 
 def tick_ns(tick: int, rate_hz: float) -> int:
-    """UTC of a tick in ns."""
-    return round(tick * 1e9 / rate_hz)
+    """UTC of a tick in ns; exact, which float64 is not at times of today.
+
+    >>> tick_ns(89_500_000_001, 50.0)
+    1790000000020000000
+    """
+    numerator, denominator = rate_hz.as_integer_ratio()
+    return (2 * tick * 10**9 * denominator + numerator) // (2 * numerator)
 
 
 def times_of(t0_ns: int, n: int, rate_hz: float) -> Times:
@@ -147,13 +149,16 @@ class _Runs:
         self._most_ns = spec.gap_tolerance_periods * 1e9 / spec.rate_in_hz
         self._last_ns: int | None = None
 
+    def begins(self, t_ns: int) -> bool:
+        """Whether a sample at that time would follow a gap, or nothing."""
+        return self._last_ns is None or not 0 < t_ns - self._last_ns <= self._most_ns
+
     def cut(self, t_ns: Times, samples: Samples) -> list[Timed]:
         if not len(t_ns):
             return []
         steps = np.diff(t_ns)
         breaks = (np.flatnonzero((steps <= 0) | (steps > self._most_ns)) + 1).tolist()
-        first = 0 if self._last_ns is None else int(t_ns[0]) - self._last_ns
-        begins = not 0 < first <= self._most_ns
+        begins = self.begins(int(t_ns[0]))
         edges = [0, *breaks, len(t_ns)]
         self._last_ns = int(t_ns[-1])
         return [
@@ -180,6 +185,15 @@ class Decimator:
         self._t_ns: Times = np.empty(0, np.int64)
         self._held: NDArray[np.float64] = np.empty((0, self._channels))
         self._begins = True
+
+    @property
+    def lead_samples(self) -> int:
+        """Samples before an output that have part in it, and in where the next one begins."""
+        return self._half + self._factor
+
+    def phase(self, t_ns: int) -> int:
+        """How many of the samples that begin at a time to leave out, for a new one to go on."""
+        return 0 if self._runs.begins(t_ns) else -len(self._held) % self._factor
 
     def push(self, t_ns: Times, samples: Samples) -> list[Timed]:
         """Take samples; give what can be told now.
@@ -291,6 +305,15 @@ class Resampler:
             )
         self._gridder = Gridder(spec, channels)
 
+    @property
+    def lead_samples(self) -> int:
+        """Samples before a tick that have part in what is read there."""
+        return 1 if self._decimator is None else self._decimator.lead_samples + self.spec.factor
+
+    def phase(self, t_ns: int) -> int:
+        """How many of the samples that begin at a time to leave out, for a new one to go on."""
+        return 0 if self._decimator is None else self._decimator.phase(t_ns)
+
     def push(self, t_ns: Times, samples: Samples) -> list[Block]:
         """Take samples; give the ticks that can be told now. Arguments as for `Decimator`."""
         if self._decimator is None:
@@ -299,85 +322,6 @@ class Resampler:
         for part in self._decimator.push(t_ns, samples):
             found.extend(self._gridder.push(part.t_ns, part.samples))
         return found
-
-
-class Aligner:
-    """Several streams side by side on one grid.
-
-    Attributes:
-        waited_out: ticks that were given up because another stream was silent for more than
-            `ticks_ahead_max` of them.
-    """
-
-    def __init__(
-        self, streams: Sequence[Resampler], *, ticks_ahead_max: int = TICKS_AHEAD_MAX
-    ) -> None:
-        if not streams:
-            raise FixConfiguration("an alignment of no streams")
-        rates = {stream.spec.rate_out_hz for stream in streams}
-        if len(rates) != 1:
-            raise FixConfiguration(f"streams on grids of {sorted(rates)} Hz do not align")
-        self.waited_out = 0
-        self._streams = list(streams)
-        self._ticks_ahead_max = ticks_ahead_max
-        self._waiting: list[list[Block]] = [[] for _ in streams]
-
-    def push(self, stream: int, t_ns: Times, samples: Samples) -> list[Block]:
-        """Take samples of one stream; give the ticks at which now every stream is known.
-
-        Returns:
-            Blocks of float32[n, channels of all streams], in the streams' order.
-        """
-        blocks = self._streams[stream].push(t_ns, samples)
-        waiting = self._waiting[stream]
-        for block in blocks:
-            last = waiting[-1] if waiting else None
-            if last is not None and last.tick + len(last.samples) > block.tick:
-                waiting.clear()  # the clock stepped back: no other stream will come to match it
-                last = None
-            if last is not None and last.tick + len(last.samples) == block.tick:
-                waiting[-1] = Block(last.tick, np.concatenate([last.samples, block.samples]))
-            else:
-                waiting.append(block)
-        found = self._match()
-        self._bound(stream)
-        return found
-
-    def _match(self) -> list[Block]:
-        """Give what all have in common; drop what lies before it, where another has a gap."""
-        found: list[Block] = []
-        while all(self._waiting):
-            heads = [waiting[0] for waiting in self._waiting]
-            first = max(head.tick for head in heads)
-            after = min(head.tick + len(head.samples) for head in heads)
-            if after > first:
-                parts = [head.samples[first - head.tick : after - head.tick] for head in heads]
-                found.append(Block(first, np.concatenate(parts, axis=1)))
-            for waiting in self._waiting:
-                _drop_before(waiting, after)
-        return found
-
-    def _bound(self, stream: int) -> None:
-        waiting = self._waiting[stream]
-        held = sum(len(block.samples) for block in waiting)
-        over = held - self._ticks_ahead_max
-        while over > 0:
-            head = waiting[0]
-            cut = min(over, len(head.samples))
-            self.waited_out += cut
-            over -= cut
-            _drop_before(waiting, head.tick + cut)
-
-
-def _drop_before(waiting: list[Block], tick: int) -> None:
-    """Drop the ticks before `tick` from blocks in order."""
-    while waiting and waiting[0].tick < tick:
-        head = waiting[0]
-        cut = tick - head.tick
-        if cut < len(head.samples):
-            waiting[0] = Block(tick, head.samples[cut:])
-            return
-        del waiting[0]
 
 
 def _check(t_ns: Times, samples: Samples, channels: int) -> None:

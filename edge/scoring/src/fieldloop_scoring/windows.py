@@ -39,8 +39,12 @@ class Window:
         seq_last: seq of the frame that holds the last sample.
         t0_ns: time of the first sample, from its frame.
         t1_ns: the instant after the last sample.
-        samples: float32[window_samples, channels], physical units, oldest first.
+        samples: float32[window_samples, channels], physical units, oldest first; of the first
+            input, and `others` of the further ones.
         offset: samples between the first sample of frame `seq_first` and that of the window.
+        start: where a builder begins to make it again, where `seq_first` and `offset` do not say.
+        begins: it is the first one after a break, or of its builder: what a stateful model
+            remembers of the windows before it does not belong to it.
     """
 
     epoch: str
@@ -50,10 +54,23 @@ class Window:
     t1_ns: int
     samples: NDArray[np.float32]
     offset: int = 0
+    others: tuple[NDArray[np.float32], ...] = ()
+    start: Position | None = None
+    begins: bool = False
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """The samples of each input, in the manifest's order."""
+        return (self.samples, *self.others)
+
+    def same_samples(self, other: Window) -> bool:
+        """Whether another window has the same samples."""
+        pairs = zip(self.arrays, other.arrays, strict=False)
+        return all(np.array_equal(a, b) for a, b in pairs)
 
     def position(self) -> Position:
         """Where this window begins; a builder resumed there makes it again."""
-        return Position(self.epoch, self.seq_first, self.offset)
+        return self.start or Position(self.epoch, self.seq_first, self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +78,14 @@ class Position:
     """Where a window begins: `offset` samples after the first sample of frame `seq`.
 
     The offset may lie beyond the frame's end, in samples that have not come or that were filled.
+    Of windows on a grid (`joining`) the offset is the window's number, frame `seq` the first that
+    has part in it, and `phases` says for each stream how many samples from there are left out.
     """
 
     epoch: str
     seq: int
     offset: int
+    phases: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,6 +126,7 @@ class WindowBuilder:
         self._epoch = ""
         self._boot = ""
         self._last_ns = 0.0
+        self._begins = True
 
     def reset(self) -> None:
         """Forget all samples; the next frame begins a new run."""
@@ -211,6 +232,7 @@ class WindowBuilder:
     def _cut(self, epoch: str) -> Window:
         first, after = self._next, self._next + self.spec.window_samples
         head, tail = self._anchor_of(first), self._anchor_of(after - 1)
+        begins, self._begins = self._begins, False
         return Window(
             epoch=epoch,
             seq_first=head.seq,
@@ -219,6 +241,7 @@ class WindowBuilder:
             t1_ns=tail.t0_ns + round((after - tail.at) * self._period_ns),
             samples=self._data[first:after].copy(),
             offset=first - head.at,
+            begins=begins,
         )
 
     def _trim(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fieldloop_contract.errors import FixConfiguration
 
 Runtime = Literal["auto", "litert", "tflite"]
-_MODULES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
+MODULES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def choose_runtime(runtime: str = "auto") -> str:
         FixConfiguration: it is not installed, or no such runtime is known.
     """
     if runtime == "auto":
-        for name, module in _MODULES.items():
+        for name, module in MODULES.items():
             if importlib.util.find_spec(module) is not None:
                 return name
         raise FixConfiguration(
@@ -101,13 +101,13 @@ def choose_runtime(runtime: str = "auto") -> str:
             code="runtime.absent",
             hint="install fieldloop-scoring[litert] or fieldloop-scoring[tflite]",
         )
-    if runtime not in _MODULES:
+    if runtime not in MODULES:
         raise FixConfiguration(
             f"no runtime is called {runtime!r:.40}",
             code="runtime.unknown",
             hint="auto, litert or tflite",
         )
-    if importlib.util.find_spec(_MODULES[runtime]) is None:
+    if importlib.util.find_spec(MODULES[runtime]) is None:
         raise FixConfiguration(
             f"runtime {runtime} is not installed",
             code="runtime.absent",
@@ -148,5 +148,5 @@ def check_delegate(delegate: str, *, runtime: str = "auto") -> None:
     """
     from fieldloop_scoring.runners.delegates import open_delegate  # noqa: PLC0415 - rarely used
 
-    module = importlib.import_module(f"{_MODULES[choose_runtime(runtime)]}.interpreter")
+    module = importlib.import_module(f"{MODULES[choose_runtime(runtime)]}.interpreter")
     open_delegate(delegate, module.load_delegate)

@@ -80,6 +80,7 @@ class InterpreterRunner:
         self._in_index = [int(d["index"]) for d in inputs]
         self._out_index = [int(d["index"]) for d in outputs]
         self._in_shape = [tuple(int(n) for n in d["shape"]) for d in inputs]
+        self._remade = any(op.name in _RESOURCE_OPS for op in self.ops())
 
     @property
     def delegates(self) -> list[str]:
@@ -142,11 +143,17 @@ class InterpreterRunner:
         """Set the variables of a stateful model back to their beginning.
 
         The runtimes reset variable tensors only; resource variables begin anew with an interpreter.
+
+        Raises:
+            Isolate: the runtime failed.
         """
-        if any(op.name in _RESOURCE_OPS for op in self.ops()):
-            self._interpreter = self._make()
-        else:
-            self._interpreter.reset_all_variables()
+        try:
+            if self._remade:
+                self._interpreter = self._make()
+            else:
+                self._interpreter.reset_all_variables()
+        except (ValueError, RuntimeError, MemoryError) as error:
+            raise Isolate(f"the model failed: {_words(error)}", code="model.failed") from error
 
 
 def _describe(details: dict[str, Any], dtypes: Sequence[str], what: str) -> TensorInfo:
