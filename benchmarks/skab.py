@@ -136,6 +136,7 @@ def run(job: tuple[Experiment, int, dict[str, Any]]) -> dict[str, Any]:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     import tensorflow as tf  # noqa: PLC0415 - in a process of its own
 
+    from benchmarks.judging import scorer  # noqa: PLC0415
     from fieldloop_models.conversion import convert, representative_windows  # noqa: PLC0415
     from fieldloop_models.recipe import Examples, Scores, load_recipe  # noqa: PLC0415
     from fieldloop_scoring.normalisation import normalise  # noqa: PLC0415
@@ -165,7 +166,7 @@ def run(job: tuple[Experiment, int, dict[str, Any]]) -> dict[str, Any]:
         model = convert(
             trained, representative_windows(healthy, seed), list(CHANNELS), variant, unseen=unseen
         )
-        judge = _scorer(spec, trained, model)
+        judge = scorer(spec, trained, model)
         values = np.array([judge.score(w).score for w in samples[used == "calibration"]])
         nowhere = np.zeros(len(values), np.int64)
         decision = recipe.decide(Scores(values, nowhere, plan.window_samples, plan.hop_samples))
@@ -191,26 +192,6 @@ def _through_a_dataset(spec: Input, cut: list[Window]) -> NDArray[np.float32]:
     made = datasets.Dataset(spec, [whole], places, np.stack([w.samples for w in cut]))
     with tempfile.TemporaryDirectory() as folder:
         return datasets.read(datasets.write(made, Path(folder), {})[1]).samples
-
-
-def _scorer(spec: Input, trained: Any, model: bytes) -> Any:
-    from fieldloop_contract.manifest import (  # noqa: PLC0415
-        GOLDEN_FILE,
-        MODEL_FILE,
-        FileRef,
-        Golden,
-        Manifest,
-    )
-    from fieldloop_scoring.runners import open_runner  # noqa: PLC0415
-    from fieldloop_scoring.scorer import Scorer  # noqa: PLC0415
-
-    manifest = Manifest(
-        name="rig", version=1, task="anomaly",
-        files={MODEL_FILE: FileRef.of(model), GOLDEN_FILE: FileRef.of(b"-")},
-        inputs=[spec.model_copy(update={"normalisation": trained.normalisation})],
-        outputs=list(trained.outputs), golden=Golden(count=1, tolerance=1.0),
-    )  # fmt: skip
-    return Scorer(manifest, open_runner(model))
 
 
 def t2_flags(experiment: Experiment, rows: int) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fieldloop_contract.errors import FixConfiguration, RejectedInput
-from fieldloop_contract.manifest import AlarmRule, Channel, Limits, Normalisation, Output
+from fieldloop_contract.manifest import AlarmRule, Channel, Limits, Normalisation, Output, Statistic
 from fieldloop_models import weights
 from fieldloop_models.fitting import Course, Step, fit, freeze, identity, through
 from fieldloop_models.normalisation import fit_normalisation
@@ -36,7 +36,7 @@ from fieldloop_models.recipe import (
     WindowPlan,
 )
 from fieldloop_models.thresholds import decide, effective_windows
-from fieldloop_models.whitening import Statistic, fit_residuals
+from fieldloop_models.whitening import fit_residuals
 
 WINDOWS_MIN = 32
 Size = Annotated[int, Field(ge=1, le=1024)]
@@ -142,6 +142,7 @@ class ResidualRecipe:
     task: Task = "anomaly"
     reuse = Reuse(warm_start=True, head=("says",))
     statistics: Sequence[Statistic] = ("mean", "deviation")
+    context: Sequence[Statistic] = ()
     against: Literal["input", "input_end", "output"] = "input"
     aggregate: Literal["mean", "max"] = "mean"
 
@@ -309,14 +310,15 @@ class ResidualRecipe:
         scored: NDArray[np.bool_],
     ) -> Output:  # fmt: skip
         features = through(parts.front, inputs)
-        residuals = self.wanted(features) - through(parts.body, features)
+        happened, said = self.wanted(features), through(parts.body, features)
         if self.against == "output":  # each number is a channel of its own
-            residuals = residuals.reshape(len(residuals), 1, -1)
-            scored = np.repeat(scored, residuals.shape[-1] // len(scored))
+            happened, said = (x.reshape(len(x), 1, -1) for x in (happened, said))
+            scored = np.repeat(scored, said.shape[-1] // len(scored))
         s = self.settings
         rule = fit_residuals(
-            residuals, self.statistics, scored,
+            happened, said, self.statistics, scored,
             effective=effective_windows(recordings, s.window_samples, s.hop_samples),
+            context=self.context,
             against=self.against, target="features" if self.against == "output" else None,
             aggregate=self.aggregate,
         )  # fmt: skip

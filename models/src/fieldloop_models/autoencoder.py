@@ -56,6 +56,7 @@ class Autoencoder(ResidualRecipe):
     name = "autoencoder"
     settings_type = AutoencoderSettings
     settings: AutoencoderSettings
+    context = ("mean", "deviation")
 
     def parts(
         self, keras: Any, inputs: NDArray[np.float32], rate_hz: float, scored: NDArray[np.bool_]
@@ -105,10 +106,10 @@ class Autoencoder(ResidualRecipe):
             "score is about 1 for a healthy window and has no upper end; above the threshold it "
             "is a crossing.",
             made_of=f"Recipe `{self.name}`, {s.architecture}: rebuilds the window through "
-            f"{s.latent} numbers. Mean and deviation of what it could not rebuild, by channel, are "
-            "whitened by their covariance in the healthy windows (Hotelling's T squared over their "
-            "number), in float after the tensor. Trained on healthy windows only, with noise of "
-            f"{s.noise:g} standard deviations added.",
+            f"{s.latent} numbers. Mean and deviation of what it could not rebuild, and of the "
+            "window itself, by channel, are whitened by their covariance in the healthy windows "
+            "(Hotelling's T squared over their number), in float after the tensor. Trained on "
+            f"healthy windows only, with noise of {s.noise:g} standard deviations added.",
             ends="It knows nothing of faults: what it flags is unlike the training, and may be a "
             "load, a speed or a season that was not in it. Slow wear that was in the training is "
             "healthy to it. What changes no channel's level, spread or company goes unseen.",

@@ -5,6 +5,9 @@ Hotelling's T squared over their number: a channel that is noisy by nature count
 channels that move together count once. Windows that overlap are not independent, so the
 correlations are shrunk towards none by K / (K + n), for K statistics and n independent windows: the
 mean of an inverse-Wishart prior that weighs as much as K windows.
+
+A network may follow a fault, and its residuals stay small. So the window's own statistics can stand
+beside them (`context`), whitened apart: as Q and T squared of a principal component model do.
 """
 
 from __future__ import annotations
@@ -16,36 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import RejectedInput
-from fieldloop_contract.manifest import Residuals
+from fieldloop_contract.manifest import Residuals, Statistic
 
-Statistic = Literal["mean", "deviation", "rms"]
 WHITENED_MAX = 64
 """With more statistics than this, each is only scaled: the manifest holds their square."""
 UNSCORED = 1e12
 _DIGITS = 7
 
 
-def statistics_of(residuals: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float64]:
+def statistics_of(samples: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float64]:
     """As `fieldloop_scoring.residuals` has them, for many windows.
 
     Args:
-        residuals: float32[n, samples, channels].
+        samples: float32[n, samples, channels].
 
     Returns:
         float64[n, len(names) * channels].
     """
-    x = residuals.astype(np.float64)
+    x = samples.astype(np.float64)
     of = {"mean": lambda: x.mean(axis=1), "deviation": lambda: x.std(axis=1),
           "rms": lambda: np.sqrt(np.mean(np.square(x), axis=1))}  # fmt: skip
-    return np.concatenate([of[name]() for name in names], axis=1)
+    nothing = np.empty((len(x), 0))
+    return np.concatenate([nothing, *(of[name]() for name in names)], axis=1)
 
 
 def fit_residuals(
-    residuals: NDArray[np.float32],
+    happened: NDArray[np.float32],
+    said: NDArray[np.float32],
     statistics: Sequence[Statistic],
     scored: NDArray[np.bool_],
     *,
     effective: float,
+    context: Sequence[Statistic] = (),
     against: Literal["input", "input_end", "output"] = "input",
     target: str | None = None,
     aggregate: Literal["mean", "max"] = "mean",
@@ -53,15 +58,18 @@ def fit_residuals(
     """Centre, scale and weights.
 
     Args:
-        residuals: float32[n, samples, channels], of healthy windows.
+        happened: float32[n, samples, channels], of healthy windows.
+        said: what the model says of them, of the same shape.
         scored: bool[channels]; the others have no weight.
         effective: number of independent windows.
+        context: statistics of what happened itself, whitened apart from those of the residuals.
 
     Raises:
         RejectedInput: a scored statistic never varies.
     """
-    seen = statistics_of(residuals, statistics)
-    counts = np.tile(scored, len(statistics))
+    of_residuals = statistics_of(happened - said, statistics)
+    seen = np.concatenate([of_residuals, statistics_of(happened, context)], axis=1)
+    counts = np.tile(scored, len(statistics) + len(context))
     centre, scale = seen.mean(axis=0), seen.std(axis=0)
     if (scale[counts] <= 1e-9).any():
         raise RejectedInput(
@@ -72,20 +80,31 @@ def fit_residuals(
     # What is not scored is divided by so much that it adds nothing.
     scale = np.where(counts, scale, UNSCORED)
     weights: list[list[float]] = []
-    chosen = np.nonzero(counts)[0]
-    if aggregate == "mean" and len(chosen) <= WHITENED_MAX:
-        rows = np.zeros((len(chosen), len(centre)))
-        rows[:, chosen] = _whitener(((seen - centre) / scale)[:, chosen], effective)
-        weights = [[_short(v) for v in row] for row in rows]
+    if aggregate == "mean" and counts.sum() <= WHITENED_MAX:
+        scaled, width = (seen - centre) / scale, of_residuals.shape[1]
+        parts = [counts & (np.arange(len(counts)) < width)]
+        parts += [counts & ~parts[0]] if len(context) else []
+        rows = [_rows(scaled, chosen, effective) for chosen in parts]
+        weights = [[_short(v) for v in row] for row in np.concatenate(rows)]
     return Residuals(
         against=against,
         target=target,
         statistics=list(statistics),
+        context=list(context),
         centre=[_short(v) for v in centre],
         scale=[_short(v) for v in scale],
         weights=weights,
         aggregate=aggregate,
     )
+
+
+def _rows(
+    scaled: NDArray[np.float64], chosen: NDArray[np.bool_], effective: float
+) -> NDArray[np.float64]:
+    """Rows of weights that whiten the chosen statistics; the others have none."""
+    rows = np.zeros((int(chosen.sum()), len(chosen)))
+    rows[:, chosen] = _whitener(scaled[:, chosen], effective)
+    return rows
 
 
 def _whitener(scaled: NDArray[np.float64], effective: float) -> NDArray[np.float64]:
