@@ -34,7 +34,7 @@ from fieldloop_ingestion.sources.machinery import (
 )
 
 RATE_HZ, WINDOW = 6_400.0, 2_048
-LEARN, TEST = 600, 150
+LEARN, TEST = 1_500, 150
 WORKERS, SEEDS = 2, 3
 SHARES = (0.15, 0.25)
 DUTY = [
