@@ -211,13 +211,16 @@ class ActivityCnn:
         x = inputs
         for index, filters in enumerate(s.filters):
             kernel = s.kernel_samples if index == 0 else max(3, s.kernel_samples - 2)
-            x = layers.Conv1D(filters, kernel, strides=2, padding="same", use_bias=False)(x)
-            x = layers.BatchNormalization(momentum=0.9)(x)
-            x = layers.ReLU()(x)
-        x = layers.GlobalAveragePooling1D()(x)
-        x = layers.Dropout(s.dropout)(x)
+            name = f"convolution_{index}"
+            x = layers.Conv1D(
+                filters, kernel, strides=2, padding="same", use_bias=False, name=name
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(x)
+            x = layers.ReLU(name=f"relu_{index}")(x)
+        x = layers.GlobalAveragePooling1D(name="mean")(x)
+        x = layers.Dropout(s.dropout, name="dropout")(x)
         x = layers.Dense(classes, name="logits")(x)
-        return keras.Model(inputs, layers.Softmax(name="probabilities")(x))
+        return keras.Model(inputs, layers.Softmax(name="probabilities")(x), name=self.name)
 
     def _step(self, tf: Any, model: Any, targets: NDArray[np.int64]) -> tuple[Any, fitting.Step]:
         """The optimiser, and one step of it as a graph: (inputs, wanted) -> (loss, accuracy)."""

@@ -64,7 +64,7 @@ class AnomalySettings(RecipeSettings):
         description="Mean and standard deviation, or median and interquartile range.",
     )  # fmt: skip
     unscored: list[str] = Field(
-        default_factory=list, max_length=64, title="Channels left out",
+        [], max_length=64, title="Channels left out",
         description="Channels that the model is not shown and the score does not count, such as "
         "temperatures that follow the weather: the training has not seen their whole range.",
     )  # fmt: skip

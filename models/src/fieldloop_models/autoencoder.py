@@ -72,27 +72,30 @@ class Autoencoder(ResidualRecipe):
         encode = self._dense if s.architecture == "dense" else self._convolutional
         x = encode(layers, x, window, channels)
         x = layers.Activation("tanh", name="bounded")(x)
-        return Parts(None, keras.Model(given, layers.Rescaling(s.bound, name="bound")(x)))
+        said = layers.Rescaling(s.bound, name="bound")(x)
+        return Parts(None, keras.Model(given, said, name=self.name))
 
     def _dense(self, layers: Any, x: Any, window: int, channels: int) -> Any:
         s = self.settings
-        x = layers.Flatten()(x)
-        x = layers.Dense(s.hidden, activation="relu")(x)
+        x = layers.Flatten(name="flat")(x)
+        x = layers.Dense(s.hidden, activation="relu", name="encode")(x)
         x = layers.Dense(s.latent, activation="tanh", name="latent")(x)
-        x = layers.Dense(s.hidden, activation="relu")(x)
-        return layers.Reshape((window, channels))(layers.Dense(window * channels, name="says")(x))
+        x = layers.Dense(s.hidden, activation="relu", name="decode")(x)
+        x = layers.Dense(window * channels, name="says")(x)
+        return layers.Reshape((window, channels), name="window_again")(x)
 
     def _convolutional(self, layers: Any, x: Any, window: int, channels: int) -> Any:
         s, short = self.settings, window // CONVOLUTION_STRIDE
-        x = layers.Conv1D(s.hidden, 5, strides=2, padding="same", activation="relu")(x)
-        x = layers.Conv1D(s.hidden // 2, 5, strides=2, padding="same", activation="relu")(x)
-        x = layers.Dense(s.latent, activation="tanh", name="latent")(layers.Flatten()(x))
-        x = layers.Dense(short * (s.hidden // 2), activation="relu")(x)
-        x = layers.Reshape((short, s.hidden // 2))(x)
-        x = layers.Conv1DTranspose(s.hidden, 4, strides=2, padding="same", activation="relu")(x)
-        x = layers.Conv1DTranspose(s.hidden // 2, 4, strides=2, padding="same", activation="relu")(
-            x
-        )
+        few = max(s.hidden // 2, 2)
+        common = {"padding": "same", "activation": "relu"}
+        x = layers.Conv1D(s.hidden, 5, strides=2, name="encode_1", **common)(x)
+        x = layers.Conv1D(few, 5, strides=2, name="encode_2", **common)(x)
+        x = layers.Flatten(name="flat")(x)
+        x = layers.Dense(s.latent, activation="tanh", name="latent")(x)
+        x = layers.Dense(short * few, activation="relu", name="widen")(x)
+        x = layers.Reshape((short, few), name="short")(x)
+        x = layers.Conv1DTranspose(s.hidden, 4, strides=2, name="decode_1", **common)(x)
+        x = layers.Conv1DTranspose(few, 4, strides=2, name="decode_2", **common)(x)
         return layers.Conv1D(channels, 3, padding="same", name="says")(x)
 
     def model_card(self, channels: Sequence[Channel], labels: Sequence[str]) -> str:

@@ -140,7 +140,8 @@ def to_tflite(
     tf.keras.utils.disable_interactive_logging()  # its export prints to stdout otherwise
     # A graph of batch size 1: with a free batch axis the runtimes cannot plan their memory.
     inputs = tf.keras.Input(batch_shape=(1, *representative.shape[1:]), name="window")
-    fixed = tf.keras.Model(inputs, model(inputs, training=False))
+    # Names are part of the file: those that Keras counts up would change its length.
+    fixed = tf.keras.Model(inputs, model(inputs, training=False), name="fixed")
 
     def windows() -> Iterator[list[NDArray[np.float32]]]:
         for window in representative:

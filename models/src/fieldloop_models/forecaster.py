@@ -67,13 +67,14 @@ class Forecaster(ResidualRecipe):
         x = layers.Cropping1D((0, s.horizon_samples), name="past")(given)
         if not scored.all():
             x = layers.Rescaling(scored.astype(np.float32).tolist(), name="shown")(x)
-        x = layers.Dense(s.hidden, activation="relu")(layers.Flatten()(x))
+        x = layers.Flatten(name="flat")(x)
+        x = layers.Dense(s.hidden, activation="relu", name="encode")(x)
         x = layers.Dense(s.latent, activation="tanh", name="latent")(x)
         x = layers.Dense(s.horizon_samples * channels, name="says")(x)
-        x = layers.Activation("tanh", name="bounded")(
-            layers.Reshape((s.horizon_samples, channels))(x)
-        )
-        return Parts(None, keras.Model(given, layers.Rescaling(s.bound, name="bound")(x)))
+        x = layers.Reshape((s.horizon_samples, channels), name="horizon")(x)
+        x = layers.Activation("tanh", name="bounded")(x)
+        said = layers.Rescaling(s.bound, name="bound")(x)
+        return Parts(None, keras.Model(given, said, name=self.name))
 
     def wanted(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The samples that are foretold."""

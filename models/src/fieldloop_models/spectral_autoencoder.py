@@ -78,11 +78,13 @@ class SpectralAutoencoder(ResidualRecipe):
         if not scored.all():
             shown = np.repeat(scored.astype(np.float32), s.bands)
             x = layers.Rescaling(shown.tolist(), name="shown")(x)
-        x = layers.Dense(s.hidden, activation="relu")(x)
+        x = layers.Dense(s.hidden, activation="relu", name="encode")(x)
         x = layers.Dense(s.latent, activation="tanh", name="latent")(x)
-        x = layers.Dense(s.hidden, activation="relu")(x)
-        x = layers.Activation("tanh", name="bounded")(layers.Dense(size, name="says")(x))
-        return Parts(front, keras.Model(given, layers.Rescaling(CLIP, name="bound")(x)))
+        x = layers.Dense(s.hidden, activation="relu", name="decode")(x)
+        x = layers.Dense(size, name="says")(x)
+        x = layers.Activation("tanh", name="bounded")(x)
+        said = layers.Rescaling(CLIP, name="bound")(x)
+        return Parts(front, keras.Model(given, said, name=self.name))
 
     def model_card(self, channels: Sequence[Channel], labels: Sequence[str]) -> str:
         """What the model is for, what it is made of and where it ends, as Markdown."""

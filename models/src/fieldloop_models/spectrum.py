@@ -70,7 +70,7 @@ def log_powers(keras: Any, window_samples: int, channels: int, bands: int, floor
             return tf.reshape(tf.math.log(banded), [-1, channels * bands])
 
     given = keras.Input((window_samples, channels), name="window")
-    return keras.Model(given, LogPowers(name="log_powers")(given))
+    return keras.Model(given, LogPowers(name="log_powers")(given), name="powers")
 
 
 def standardised(keras: Any, powers: Any, levels: NDArray[np.float32]) -> Any:
@@ -83,4 +83,4 @@ def standardised(keras: Any, powers: Any, levels: NDArray[np.float32]) -> Any:
     scale = np.maximum(levels.std(axis=0), SD_MIN)
     layer = keras.layers.Rescaling((1 / scale).tolist(), (-centre / scale).tolist(), name="affine")
     clipped = keras.layers.ReLU(max_value=2 * CLIP, name="clip")(layer(powers.output) + CLIP)
-    return keras.Model(powers.input, clipped - CLIP)
+    return keras.Model(powers.input, clipped - CLIP, name="front")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import RejectedInput
-from fieldloop_contract.manifest import AlarmRule, CalibrationRule
+from fieldloop_contract.manifest import AlarmRule, CalibrationRule, Output
 from fieldloop_models.recipe import Decision, Scores
 
 EFFECTIVE_MIN = 2.0
@@ -88,8 +88,8 @@ def decide(scores: Scores, *, budget: float, alarm: AlarmRule | None, commission
         )
     words = (
         f"Threshold {threshold:.4g} for at most {budget:.2%} of healthy windows: the largest score "
-        f"of {len(values)} calibration windows ({n:.1f} independent ones, the highest {beyond} left "
-        f"out) is {largest:.3g}; beyond it, an exponential tail of scale {scale:.3g}."
+        f"of {len(values)} calibration windows ({n:.1f} independent, the top {beyond} left out) is "
+        f"{largest:.3g}; beyond it, an exponential tail of scale {scale:.3g}."
     )
     return Decision(threshold, alarm, rule, n, words)
 
@@ -101,11 +101,31 @@ def machine_factor(values: NDArray[np.float64], threshold: float) -> float:
     return max((threshold - centre) / max(spread, 1e-12), 3.0)
 
 
+def largest_score(output: Output, *, clip: float, tensor_max: float = math.inf) -> float:
+    """About the largest score that a converted file can give: all that it sees is far out.
+
+    Args:
+        clip: of the normalisation, or of the front's features.
+        tensor_max: largest value of the output tensor, `(127 - zero_point) * scale` in int8.
+    """
+    rule = output.residuals
+    if rule is None:
+        return tensor_max if output.kind == "score" else (clip + min(tensor_max, clip)) ** 2
+    level = {"mean": clip, "rms": clip, "deviation": 0.0}
+    names = [*rule.statistics, *rule.context]
+    seen = np.repeat([level[name] for name in names], rule.channels)
+    scaled = np.abs(seen - np.asarray(rule.centre)) / np.asarray(rule.scale)
+    if rule.weights:
+        scaled = np.asarray(rule.weights) @ scaled
+    squares = np.square(scaled)
+    return float(squares.max() if rule.aggregate == "max" else squares.mean())
+
+
 def check_saturation(threshold: float, score_max: float) -> None:
     """Refuse a threshold near the largest score that the converted file can give.
 
     Args:
-        score_max: that score; infinite where nothing bounds it.
+        score_max: as `largest_score` has it.
 
     Raises:
         RejectedInput: the threshold is above half of it.
