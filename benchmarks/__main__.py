@@ -8,27 +8,37 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import platform
 import sqlite3
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fieldloop_contract.errors import FieldloopError
+
 NAMES = ("log", "log_service", "telemetry", "delivery", "inference")
+MODELS = ("skab", "watch", "machines")
+"""What models are worth, rather than what they cost: long, and only run by name."""
 
 
 def main() -> int:
     """Run the benchmarks; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(NAMES)} (all by default), {', '.join(MODELS)}"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, to try it out")
+    parser.add_argument("--data", type=Path, help="folder of the data set (skab)")
+    parser.add_argument("--seeds", type=int, help="trainings of each model (skab, watch, machines)")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(NAMES)
+    unknown = set(arguments.names) - set(NAMES + MODELS)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
     console = Console()
@@ -38,7 +48,10 @@ def main() -> int:
     for name in arguments.names or NAMES:
         module = importlib.import_module(f"benchmarks.{name}")
         with console.status(f"benchmark {name}"):
-            rows = module.measure(quick=arguments.quick)
+            try:
+                rows = module.measure(quick=arguments.quick, **_asked(module, arguments))
+            except FieldloopError as error:
+                parser.error(str(error))
         figures[name] = rows
         table = Table(title=name, title_justify="left")
         for column in rows[0]:
@@ -46,9 +59,18 @@ def main() -> int:
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         console.print(table)
+        for line in module.closing(rows) if hasattr(module, "closing") else ():
+            print(line)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def _asked(module: ModuleType, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that this benchmark takes and that were given."""
+    takes = inspect.signature(module.measure).parameters
+    given = {"data": arguments.data, "seeds": arguments.seeds}
+    return {name: value for name, value in given.items() if name in takes and value is not None}
 
 
 def _cell(value: object) -> str:

@@ -28,6 +28,7 @@ MODEL_FILE, GOLDEN_FILE = "model.tflite", "golden.npz"
 
 Version = Annotated[int, Field(ge=1, le=(1 << 53))]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Statistic = Literal["mean", "deviation", "rms"]
 
 
 class FileRef(Message):
@@ -191,13 +192,15 @@ class Residuals(Message):
     happened: the `input`, its last samples (`input_end`, for a forecast), or the output `target`
     (what the graph itself derived, such as a spectrum; one residual is then one channel).
     `statistics` are taken by channel over the samples of a window, in the order given, channels
-    within; each is `(statistic - centre) / scale`. `weights`, where there are any, are rows over
-    these. The score is the mean, or the largest, of their squares.
+    within; those of `context` follow, of what happened itself: a fault that the model can follow
+    shows there. Each is `(statistic - centre) / scale`. `weights`, where there are any, are rows
+    over these. The score is the mean, or the largest, of their squares.
     """
 
     against: Literal["input", "input_end", "output"] = "input"
     target: Id | None = None
-    statistics: list[Literal["mean", "deviation", "rms"]] = Field(min_length=1, max_length=3)
+    statistics: list[Statistic] = Field(min_length=1, max_length=3)
+    context: list[Statistic] = Field(default_factory=list, max_length=3)
     centre: list[Finite] = Field(min_length=1, max_length=RESIDUALS_MAX)
     scale: list[Positive] = Field(min_length=1, max_length=RESIDUALS_MAX)
     weights: list[list[Finite]] = Field(default_factory=list, max_length=RESIDUALS_MAX)
@@ -208,11 +211,16 @@ class Residuals(Message):
         n = len(self.centre)
         if len(self.scale) != n or any(len(row) != n for row in self.weights):
             raise ValueError("residuals have one centre, scale and weight for each statistic")
-        if n % len(self.statistics):
+        if n % (len(self.statistics) + len(self.context)):
             raise ValueError("residuals have as many channels in each statistic")
         if (self.against == "output") != (self.target is not None):
             raise ValueError("residuals against an output name it as their target")
         return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the residuals."""
+        return len(self.centre) // (len(self.statistics) + len(self.context))
 
 
 class Output(Message):

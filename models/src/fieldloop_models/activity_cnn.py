@@ -7,8 +7,7 @@ when training begins, not before. One thread.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -17,7 +16,8 @@ from pydantic import Field, model_validator
 
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.manifest import Channel, Limits, Output
-from fieldloop_models import augmentation
+from fieldloop_models import augmentation, card, fitting, weights
+from fieldloop_models.fitting import freeze
 from fieldloop_models.normalisation import fit_normalisation
 from fieldloop_models.recipe import (
     Checkpoints,
@@ -34,30 +34,68 @@ from fieldloop_models.recipe import (
 
 WINDOWS_MIN = 16
 Filters = Annotated[int, Field(ge=4, le=128)]
-Share = Annotated[float, Field(ge=0, le=0.5)]
-Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class ActivityCnnSettings(RecipeSettings):
     """Settings of `activity_cnn`. The defaults suit limbs and hand-held things at 50 Hz."""
 
-    window_samples: Annotated[int, Field(ge=16, le=4096)] = 128
-    hop_samples: Annotated[int, Field(ge=1, le=4096)] = 64
-    gap_tolerance_periods: Annotated[float, Field(gt=0, le=10)] = 1.5
-    filters: list[Filters] = Field(default=[24, 32, 48], min_length=1, max_length=6)
-    kernel_samples: Annotated[int, Field(ge=3, le=31)] = 7
-    dropout: Annotated[float, Field(ge=0, le=0.8)] = 0.3
-    epochs: Annotated[int, Field(ge=1, le=500)] = 30
-    batch: Annotated[int, Field(ge=8, le=1024)] = 32
-    learning_rate: Annotated[float, Field(gt=0, le=0.1)] = 3e-3
-    weight_decay: Annotated[float, Field(ge=0, le=0.1)] = 1e-3
-    label_smoothing: Annotated[float, Field(ge=0, le=0.3)] = 0.1
-    normalisation: Literal["standard", "robust"] = "standard"
-    turn_deg: Annotated[float, Field(ge=0, le=45)] = 15.0
-    warp: Annotated[float, Field(ge=0, le=0.5)] = 0.15
-    gain: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    validation_share: Share = 0.0
-    patience_epochs: Annotated[int, Field(ge=1, le=100)] = 8
+    window_samples: int = Field(
+        128, ge=16, le=4096, title="Window", description="Samples in a window."
+    )
+    hop_samples: int = Field(
+        64, ge=1, le=4096, title="Hop",
+        description="Samples from the start of one window to the start of the next.",
+    )  # fmt: skip
+    gap_tolerance_periods: float = Field(
+        1.5, gt=0, le=10, title="Gap tolerance",
+        description="Longest step between two samples that is no gap, in sample periods.",
+    )  # fmt: skip
+    filters: list[Filters] = Field(
+        default=[24, 32, 48], min_length=1, max_length=6, title="Filters",
+        description="Filters of each convolution; each halves the length.",
+    )  # fmt: skip
+    kernel_samples: int = Field(
+        7, ge=3, le=31, title="Kernel", description="Samples that the first convolution sees."
+    )
+    dropout: float = Field(
+        0.3, ge=0, le=0.8, title="Dropout", description="Share of features dropped in training."
+    )
+    epochs: int = Field(30, ge=1, le=500, title="Epochs", description="At most so many.")
+    batch: int = Field(32, ge=8, le=1024, title="Batch", description="Windows in a step.")
+    learning_rate: float = Field(
+        3e-3, gt=0, le=0.1, title="Learning rate", description="At the start; it falls to zero."
+    )
+    weight_decay: float = Field(
+        1e-3, ge=0, le=0.1, title="Weight decay", description="Pull of the weights towards zero."
+    )
+    label_smoothing: float = Field(
+        0.1, ge=0, le=0.3, title="Label smoothing",
+        description="Share of certainty spread over all labels.",
+    )  # fmt: skip
+    normalisation: Literal["standard", "robust"] = Field(
+        "standard", title="Normalisation",
+        description="Mean and standard deviation, or median and interquartile range.",
+    )  # fmt: skip
+    turn_deg: float = Field(
+        15.0, ge=0, le=45, title="Turns",
+        description="Windows are turned by this many degrees (deviation) in training.",
+    )  # fmt: skip
+    warp: float = Field(
+        0.15, ge=0, le=0.5, title="Pace",
+        description="Windows are played faster or slower by this share (deviation) in training.",
+    )  # fmt: skip
+    gain: float = Field(
+        0.1, ge=0, le=0.5, title="Strength",
+        description="Windows are made stronger or weaker by this share (deviation) in training.",
+    )  # fmt: skip
+    validation_share: float = Field(
+        0.0, ge=0, le=0.5, title="Validation share",
+        description="Share of each recording, at its end, that stops the training early.",
+    )  # fmt: skip
+    patience_epochs: int = Field(
+        8, ge=1, le=100, title="Patience",
+        description="Epochs without a better validation loss before the training stops.",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _hop_within_window(self) -> ActivityCnnSettings:
@@ -71,7 +109,7 @@ class ActivityCnn:
 
     name = "activity_cnn"
     task: Task = "classification"
-    reuse = Reuse()
+    reuse = Reuse(warm_start=True, head=("logits",))
     calibration_share = 0.0
     settings_type = ActivityCnnSettings
 
@@ -98,12 +136,12 @@ class ActivityCnn:
         *,
         channels: Sequence[Channel],
         labels: Sequence[str],
-        rate_hz: float,  # noqa: ARG002 - of the protocol
+        rate_hz: float,  # noqa: ARG002 - in samples is enough
         normalise: Normalise,
         seed: int,
         report: Report,
-        start: Start | None = None,  # noqa: ARG002 - of the protocol
-        checkpoints: Checkpoints | None = None,  # noqa: ARG002 - of the protocol
+        start: Start | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> Trained:
         """Fit normalisation and network.
 
@@ -114,8 +152,11 @@ class ActivityCnn:
         fit = examples.fit
         samples, targets = examples.samples[fit], examples.labels[fit]
         check_classes(targets, labels)
-        affine = fit_normalisation(
-            samples, [c.name for c in channels], method=self.settings.normalisation
+        names = [c.name for c in channels]
+        affine = (
+            start.normalisation
+            if start is not None
+            else fit_normalisation(samples, names, method=self.settings.normalisation)
         )
         watched = None
         if examples.validation.any():
@@ -124,19 +165,30 @@ class ActivityCnn:
                 examples.labels[examples.validation],
             )
         starts = augmentation.triads(channels)
+        import tensorflow as tf  # noqa: PLC0415 - only a process that trains pays for it
 
-        def epoch_inputs(order: NDArray[np.int64], rng: np.random.Generator) -> Any:
-            return normalise(self._augment(samples[order], starts, rng), affine)
+        tf.keras.utils.set_random_seed(seed)
+        model = self._network(tf.keras, len(channels), len(labels))
+        if start is not None:
+            weights.unpack(model, start.weights)
+            if start.head_only:
+                freeze(model, self.reuse.head)
 
-        model, history = self._fit(
-            epoch_inputs,
-            targets=targets,
-            classes=len(labels),
-            channels=len(channels),
-            watched=watched,
-            seed=seed,
-            report=report,
-        )
+        def inputs(order: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray[Any]]:
+            windows = normalise(self._augment(samples[order], starts, rng), affine)
+            return [windows, targets[order].astype(np.int32)]
+
+        s = self.settings
+        optimizer, step = self._step(tf, model, targets)
+        history = fitting.fit(
+            model, optimizer, step, inputs,
+            count=len(targets),
+            course=fitting.Course(s.epochs, s.batch, s.patience_epochs),
+            seed=seed, report=report,
+            watch=None if watched is None else lambda: validation(model, *watched),
+            checkpoints=checkpoints,
+            named=fitting.identity(self.name, s.model_dump_json(), seed, len(targets), start),
+        )  # fmt: skip
         output = Output(name="activity", kind="probabilities", labels=list(labels))
         return Trained(model, affine, history, outputs=(output,))
 
@@ -152,64 +204,6 @@ class ActivityCnn:
             samples = augmentation.gain(samples, s.gain, rng)
         return samples
 
-    def _fit(
-        self,
-        epoch_inputs: Callable[[NDArray[np.int64], np.random.Generator], Any],
-        *,
-        targets: NDArray[np.int64],
-        classes: int,
-        channels: int,
-        watched: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
-        seed: int,
-        report: Report,
-    ) -> tuple[Any, list[dict[str, float]]]:
-        import tensorflow as tf  # noqa: PLC0415 - only a process that trains pays for it
-
-        s, keras = self.settings, tf.keras
-        keras.utils.set_random_seed(seed)
-        rng = np.random.default_rng(seed)
-        model = self._network(keras, channels, classes)
-        steps = max(1, len(targets) // s.batch)
-        weights = _class_weights(targets)
-        step = self._make_step(tf, model, total_steps=s.epochs * steps, weights=weights)
-        history: list[dict[str, float]] = []
-        best, best_weights, waited = math.inf, None, 0
-        for epoch in range(1, s.epochs + 1):
-            order = rng.permutation(len(targets))
-            inputs, wanted = epoch_inputs(order, rng), targets[order].astype(np.int32)
-            sums = np.zeros(2)
-            for k in range(steps):
-                part = slice(k * s.batch, (k + 1) * s.batch)
-                loss, right = step(inputs[part], wanted[part])
-                sums += (float(loss), float(right))
-            figures = {"loss": float(sums[0] / steps), "accuracy": float(sums[1] / steps)}
-            if not math.isfinite(figures["loss"]):
-                raise RejectedInput(
-                    f"the loss is not finite in epoch {epoch}",
-                    code="recipe.diverged",
-                    hint="lower learning_rate",
-                )
-            if watched is not None:
-                probabilities = model(watched[0], training=False).numpy()
-                chosen = probabilities[np.arange(len(watched[1])), watched[1]]
-                figures["validation_loss"] = float(-np.log(np.maximum(chosen, 1e-7)).mean())
-                figures["validation_accuracy"] = float(
-                    (probabilities.argmax(axis=1) == watched[1]).mean()
-                )
-            history.append(figures)
-            report({"stage": "training", "epoch": epoch, "epochs": s.epochs, **figures})
-            if watched is None:
-                continue
-            if figures["validation_loss"] < best:
-                best, best_weights, waited = figures["validation_loss"], model.get_weights(), 0
-            else:
-                waited += 1
-                if waited >= s.patience_epochs:
-                    break
-        if best_weights is not None:
-            model.set_weights(best_weights)
-        return model, history
-
     def _network(self, keras: Any, channels: int, classes: int) -> Any:
         """float32[n, window_samples, channels] -> float32[n, classes], probabilities."""
         s, layers = self.settings, keras.layers
@@ -217,25 +211,27 @@ class ActivityCnn:
         x = inputs
         for index, filters in enumerate(s.filters):
             kernel = s.kernel_samples if index == 0 else max(3, s.kernel_samples - 2)
-            x = layers.Conv1D(filters, kernel, strides=2, padding="same", use_bias=False)(x)
-            x = layers.BatchNormalization(momentum=0.9)(x)
-            x = layers.ReLU()(x)
-        x = layers.GlobalAveragePooling1D()(x)
-        x = layers.Dropout(s.dropout)(x)
-        x = layers.Dense(classes)(x)
-        return keras.Model(inputs, layers.Softmax(name="probabilities")(x))
+            name = f"convolution_{index}"
+            x = layers.Conv1D(
+                filters, kernel, strides=2, padding="same", use_bias=False, name=name
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(x)
+            x = layers.ReLU(name=f"relu_{index}")(x)
+        x = layers.GlobalAveragePooling1D(name="mean")(x)
+        x = layers.Dropout(s.dropout, name="dropout")(x)
+        x = layers.Dense(classes, name="logits")(x)
+        return keras.Model(inputs, layers.Softmax(name="probabilities")(x), name=self.name)
 
-    def _make_step(
-        self, tf: Any, model: Any, *, total_steps: int, weights: NDArray[np.float32]
-    ) -> Step:
-        """One optimiser step as a graph: (inputs, wanted) -> (loss, accuracy)."""
-        s, keras, classes = self.settings, tf.keras, len(weights)
-        schedule = keras.optimizers.schedules.CosineDecay(s.learning_rate, total_steps)
+    def _step(self, tf: Any, model: Any, targets: NDArray[np.int64]) -> tuple[Any, fitting.Step]:
+        """The optimiser, and one step of it as a graph: (inputs, wanted) -> (loss, accuracy)."""
+        s, keras, classes = self.settings, tf.keras, model.output.shape[-1]
+        total = s.epochs * max(1, len(targets) // s.batch)
+        schedule = keras.optimizers.schedules.CosineDecay(s.learning_rate, total)
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=s.weight_decay)
         variables = model.trainable_variables
         optimizer.build(variables)
-        logits_of = keras.Model(model.input, model.layers[-2].output)
-        class_weights = tf.constant(weights)
+        logits_of = keras.Model(model.input, model.get_layer("logits").output)
+        class_weights = tf.constant(_class_weights(targets))
         shape = (None, s.window_samples, model.input.shape[-1])
 
         def step(inputs: Any, wanted: Any) -> tuple[Any, Any]:
@@ -250,25 +246,35 @@ class ActivityCnn:
             return loss, tf.reduce_mean(tf.cast(right, tf.float32))
 
         signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec((None,), tf.int32)]
-        return cast(Step, tf.function(step, input_signature=signature))
+        return optimizer, cast(fitting.Step, tf.function(step, input_signature=signature))
 
     def model_card(self, channels: Sequence[Channel], labels: Sequence[str]) -> str:
         """What the model is for, what it is made of and where it ends, as Markdown."""
         s = self.settings
-        inputs = ", ".join(f"{c.name} ({c.unit})" for c in channels)
-        return (
-            f"## What it does\n\nNames one of {len(labels)} activities ({', '.join(labels)}) for "
-            f"each window of {s.window_samples} samples, every {s.hop_samples} samples, from the "
-            f"channels {inputs}.\n\n"
-            f"## What it is made of\n\nRecipe `{self.name}`: 1-D convolutions with "
-            f"{', '.join(str(f) for f in s.filters)} filters and stride 2, mean over time, softmax;"
-            " weights, activations, input and output in int8. Trained with windows turned by "
-            f"{s.turn_deg:g} degrees, played {s.warp:.0%} faster or slower and {s.gain:.0%} "
-            "stronger or weaker (standard deviations).\n\n"
-            "## Where it ends\n\nIt always names one of its labels: anything else that happens is "
-            "given the nearest one, often with a high probability. It has seen only the devices, "
-            "places and people counted here; another mounting of the sensor is another signal.\n"
+        return card.write(
+            does=f"Names one of {len(labels)} activities ({', '.join(labels)}) for each window of "
+            f"{s.window_samples} samples, every {s.hop_samples} samples, from the channels "
+            f"{card.names_of(channels)}.",
+            made_of=f"Recipe `{self.name}`: 1-D convolutions with "
+            f"{', '.join(str(f) for f in s.filters)} filters and stride 2, mean over time, "
+            f"softmax. Trained with windows turned by {s.turn_deg:g} degrees, played {s.warp:.0%} "
+            f"faster or slower and {s.gain:.0%} stronger or weaker (standard deviations).",
+            ends="It always names one of its labels: anything else that happens is given the "
+            "nearest one, often with a high probability. It has seen only the devices, places and "
+            "people counted here; another mounting of the sensor is another signal.",
         )
+
+
+def validation(
+    model: Any, inputs: NDArray[np.float32], wanted: NDArray[np.int64]
+) -> dict[str, float]:
+    """Cross entropy and accuracy on windows that are not fitted."""
+    probabilities = np.asarray(model(inputs, training=False))
+    chosen = probabilities[np.arange(len(wanted)), wanted]
+    return {
+        "validation_loss": float(-np.log(np.maximum(chosen, 1e-7)).mean()),
+        "validation_accuracy": float((probabilities.argmax(axis=1) == wanted).mean()),
+    }
 
 
 def check_classes(targets: NDArray[np.int64], labels: Sequence[str]) -> None:

@@ -59,11 +59,13 @@ class WindowPlan:
         window_samples: samples in a window.
         hop_samples: samples from the start of one window to the start of the next.
         gap_tolerance_periods: longest step between two samples that is no gap, in periods.
+        fill: what stands in for samples that are missing in such a step.
     """
 
     window_samples: int
     hop_samples: int
     gap_tolerance_periods: float = 1.5
+    fill: Literal["none", "hold", "linear"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +148,18 @@ class Trained:
         history: one entry for each epoch, in order: loss, accuracy, and the like.
         outputs: what the outputs mean, as the manifest will say; an anomaly's has no threshold
             yet.
-        float_input: the input stays float32 in every conversion, and all operators up to the
-            layers named in `quantized_from` too.
-        quantized_from: names of the layers whose inputs are the first to be quantized where the
-            input stays float32.
+        front: a Keras model of what is computed in float32 in every conversion, from the window to
+            the input of `body`; None where all of the model is converted alike.
+        body: the Keras model that is quantized after it; its output is the first output of
+            `model`, the front's is the second.
     """
 
     model: Any
     normalisation: Normalisation
     history: list[dict[str, float]]
     outputs: tuple[Output, ...] = ()
-    float_input: bool = False
-    quantized_from: tuple[str, ...] = ()
+    front: Any | None = None
+    body: Any | None = None
 
 
 @dataclass(frozen=True, slots=True)

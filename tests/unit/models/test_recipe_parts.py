@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -14,9 +16,17 @@ from fieldloop_models.activity_cnn import check_classes
 from fieldloop_models.augmentation import gain, triads, turn, warp
 from fieldloop_models.conversion import check_resolution, representative_windows
 from fieldloop_models.normalisation import fit_normalisation
-from fieldloop_models.recipe import load_recipe, recipe_names
+from fieldloop_models.recipe import (
+    AnomalyRecipe,
+    Examples,
+    load_recipe,
+    recipe_names,
+    settings_schema,
+)
+from fieldloop_models.spectrum import band_edges
 from fieldloop_scoring.normalisation import normalise
 
+ANOMALY = ["autoencoder", "forecaster", "spectral_autoencoder"]
 IMU = [Channel(name=n, unit=u) for n, u in zip(
     ("ax", "ay", "az", "wx", "wy", "wz"), ["g"] * 3 + ["rad/s"] * 3, strict=True
 )]  # fmt: skip
@@ -49,6 +59,102 @@ def test_wrong_recipes_and_settings_are_refused_in_words(
 ):
     with pytest.raises(FixConfiguration, match=said):
         load_recipe(name, settings)
+
+
+@pytest.mark.parametrize("name", ["activity_cnn", *ANOMALY])
+def test_settings_have_titles_descriptions_and_bounds_for_a_form(name: str):
+    schema = settings_schema(name)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for field, rules in schema["properties"].items():
+        assert rules["title"], field
+        assert len(rules["description"]) > 5, field
+        assert "default" in rules, field
+        if rules.get("type") in ("integer", "number"):
+            assert {"minimum", "exclusiveMinimum"} & set(rules), field
+            assert {"maximum", "exclusiveMaximum"} & set(rules), field
+    with pytest.raises(FixConfiguration):
+        settings_schema("no_such")
+
+
+@pytest.mark.parametrize("name", ANOMALY)
+def test_anomaly_recipes_say_what_the_pipeline_needs(name: str):
+    recipe = load_recipe(name, {})
+    assert recipe.task == "anomaly"
+    assert isinstance(recipe, AnomalyRecipe)
+    assert 0 < recipe.validation_share + recipe.calibration_share <= 0.8
+    assert recipe.window_plan().fill == "linear"
+    assert recipe.limits().latency_ms_max > 0
+    assert recipe.reuse.head
+    for heading in ("## What it does", "## What it is made of", "## Where it ends"):
+        assert heading in recipe.model_card(IMU, [])
+
+
+@pytest.mark.parametrize("name", ANOMALY)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"hop_samples": 64, "window_samples": 64, "raise_count": 3}, "can never be"),
+        ({"window_samples": 64, "hop_samples": 65}, "hop"),
+        ({"validation_share": 0.4, "calibration_share": 0.5}, "less than a fifth"),
+        ({"latent": 0}, "latent"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, settings: dict[str, int], said: str):
+    with pytest.raises(FixConfiguration, match=said):
+        load_recipe(name, settings)
+
+
+def healthy(n: int = 100) -> Examples:
+    nothing = np.zeros(n, np.int64)
+    return Examples(windows(n), nothing - 1, nothing, np.zeros(n, np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: x[:10], "10 healthy windows"),
+        (lambda x: np.where(np.arange(32)[:, None] == 3, np.nan, x), "NaN or infinity"),
+        (lambda x: x * np.array([1, 1, 0, 1, 1, 1]), "channel az is constant"),
+    ],
+)
+def test_windows_that_teach_nothing_are_refused_before_tensorflow_is_loaded(
+    spoil: Callable[[np.ndarray], np.ndarray], said: str
+):
+    samples = spoil(windows(100)).astype(np.float32)
+    nothing = np.zeros(len(samples), np.int64)
+    given = Examples(samples, nothing - 1, nothing, np.zeros(len(samples), np.bool_))
+    with pytest.raises(RejectedInput, match=said):
+        load_recipe("autoencoder", {}).train(
+            given, channels=IMU, labels=[], rate_hz=1.0, normalise=normalise, seed=1,
+            report=lambda _: None,
+        )  # fmt: skip
+
+
+def test_a_channel_to_leave_out_that_there_is_not_is_refused():
+    with pytest.raises(FixConfiguration, match="unscored names no channel: temperature"):
+        load_recipe("autoencoder", {"unscored": ["temperature"]}).train(
+            healthy(), channels=IMU, labels=[], rate_hz=1.0, normalise=normalise, seed=1,
+            report=lambda _: None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("window", "bands"), [(64, 8), (512, 32), (2_048, 64), (64, 31)])
+def test_bands_cover_the_spectrum_once(window: int, bands: int):
+    edges = band_edges(window, bands)
+    assert len(edges) == bands + 1
+    assert (np.diff(edges) > 0).all()
+    assert (edges[0], edges[-1]) == (2, window // 2 + 1)
+
+
+def test_more_bands_than_bins_are_refused():
+    with pytest.raises(FixConfiguration, match="32 bands in the 31 bins"):
+        band_edges(64, 32)
+
+
+def test_windows_kept_for_the_threshold_are_not_fitted():
+    nothing, place = np.zeros(10, np.int64), np.arange(10)
+    given = Examples(windows(10), nothing, nothing, place == 7, place > 7)
+    assert given.fit.tolist() == [True] * 7 + [False] * 3
 
 
 def test_choosing_a_recipe_does_not_load_tensorflow():

@@ -50,15 +50,26 @@ def test_weights_make_it_hotellings_t_squared():
     )  # fmt: skip
     window = rng.normal(size=(32, 3)).astype(np.float32)
     seen = statistics_of(window, ["mean", "deviation"]) - centre
+    said = np.zeros_like(window)
     wanted = seen @ np.linalg.inv(np.cov(mixed.T)) @ seen / 6
-    assert score(window) == pytest.approx(wanted, rel=1e-6)
+    assert score(window, said) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_largest_finds_one_channel_among_many():
     quiet = np.zeros((8, 3), np.float32)
     quiet[:, 1] = 3.0
-    assert ResidualScore(Residuals(**rule(["mean"])))(quiet) == pytest.approx(3.0)
-    assert ResidualScore(Residuals(**rule(["mean"], aggregate="max")))(quiet) == pytest.approx(9.0)
+    said = np.zeros_like(quiet)
+    largest = rule(["mean"], aggregate="max")
+    assert ResidualScore(Residuals(**rule(["mean"])))(quiet, said) == pytest.approx(3.0)
+    assert ResidualScore(Residuals(**largest))(quiet, said) == pytest.approx(9.0)
+
+
+def test_a_fault_that_the_model_follows_shows_in_the_context():
+    shifted = np.full((8, 3), 3.0, np.float32)
+    n = 2 * CHANNELS
+    both = {"statistics": ["mean"], "context": ["mean"], "centre": [0.0] * n, "scale": [1.0] * n}
+    assert ResidualScore(Residuals(**rule(["mean"])))(shifted, shifted) == 0.0
+    assert ResidualScore(Residuals(**both))(shifted, shifted) == pytest.approx(4.5)
 
 
 def test_a_forecast_is_compared_with_the_end_of_its_window():

@@ -109,6 +109,7 @@ def plain_input(name: str, channels: Sequence[Channel], rate_hz: float, plan: Wi
         window_samples=plan.window_samples,
         hop_samples=plan.hop_samples,
         gap_tolerance_periods=plan.gap_tolerance_periods,
+        fill=plan.fill,
         normalisation=identity,
     )
 

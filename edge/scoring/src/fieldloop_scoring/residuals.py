@@ -37,20 +37,26 @@ class ResidualScore:
     """A rule with its constants at hand, for many windows."""
 
     def __init__(self, spec: Residuals) -> None:
-        self.channels = len(spec.centre) // len(spec.statistics)
+        self._channels = spec.channels
         self._names = list(spec.statistics)
+        self._context = list(spec.context)
         self._centre = np.asarray(spec.centre, np.float64)
         self._scale = np.asarray(spec.scale, np.float64)
         self._weights = np.asarray(spec.weights, np.float64) if spec.weights else None
         self._largest = spec.aggregate == "max"
 
-    def __call__(self, residuals: NDArray[np.float32]) -> float:
+    def __call__(self, happened: NDArray[np.float32], said: NDArray[np.float32]) -> float:
         """Score one window.
 
         Args:
-            residuals: float32[samples, channels], or its samples one after the other.
+            happened: float32[samples, channels], or its samples one after the other; of a longer
+                window the last ones count.
+            said: what the model says of them, of the same shape.
         """
-        seen = statistics_of(residuals.reshape(-1, self.channels), self._names)
+        happened = happened.reshape(-1)[-said.size :].reshape(-1, self._channels)
+        seen = statistics_of(happened - said.reshape(happened.shape), self._names)
+        if self._context:
+            seen = np.concatenate([seen, statistics_of(happened, self._context)])
         scaled = (seen - self._centre) / self._scale
         if self._weights is not None:
             scaled = self._weights @ scaled

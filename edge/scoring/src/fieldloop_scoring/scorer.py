@@ -78,6 +78,8 @@ class Scorer:
         _check_residuals(manifest, [runner.outputs[at] for at in self._from_output])
         rule = manifest.outputs[0].residuals
         self._rule = None if rule is None else ResidualScore(rule)
+        names = [output.name for output in manifest.outputs]
+        self._target = names.index(rule.target) if rule is not None and rule.target else None
         self._ordered: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(self._affines)
 
     def normalised(self, *samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -147,27 +149,12 @@ class Scorer:
             residual = tensors[0].reshape(-1) - output
             score = float(np.mean(np.square(residual, dtype=np.float64)))
         elif self._rule is not None:
-            score = self._rule(self.residuals(tensors, outputs))
+            happened = tensors[0] if self._target is None else outputs[self._target]
+            score = self._rule(happened, output)
         else:
             score = float(output[0])
         alarm = None if spec.threshold is None else score > spec.threshold
         return Scored("anomaly", score=score, alarm=alarm, values=self._values(outputs) or None)
-
-    def residuals(
-        self, tensors: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """What happened minus what the first output says, flat float32[k], both normalised.
-
-        Args:
-            tensors: as `normalised` gives them.
-            outputs: as `raw` gives them; the first is of kind `reconstruction` or `residual`.
-        """
-        rule = self.manifest.outputs[0].residuals
-        happened = tensors[0].reshape(-1)
-        if rule is not None and rule.target is not None:
-            names = [output.name for output in self.manifest.outputs]
-            happened = outputs[names.index(rule.target)]
-        return happened[happened.size - outputs[0].size :] - outputs[0]
 
     def _values(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Outputs of kind `value`, by name, or by label where an output has several numbers."""
@@ -212,8 +199,7 @@ def _check_output(manifest: Manifest, spec: Output, info: TensorInfo) -> None:
     elif spec.kind == "reconstruction" or (rule is not None and rule.against == "input"):
         wanted = window.window_samples * len(window.channels)
     elif rule is not None:
-        channels = len(rule.centre) // len(rule.statistics)
-        wanted = max(size - size % channels, channels)
+        wanted = max(size - size % rule.channels, rule.channels)
     if size != wanted:
         raise Isolate(
             f"output {spec.name}: the tensor {list(info.shape)} has {size} numbers, the manifest "
@@ -227,7 +213,7 @@ def _check_residuals(manifest: Manifest, infos: Sequence[TensorInfo]) -> None:
     rule, window = manifest.outputs[0].residuals, manifest.inputs[0]
     if rule is None:
         return
-    channels, size = len(rule.centre) // len(rule.statistics), _size(infos[0])
+    channels, size = rule.channels, _size(infos[0])
     if rule.target is None:
         fits = channels == len(window.channels) and size <= window.window_samples * channels
     else:
