@@ -24,6 +24,7 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
     "telemetry": ("fieldloop-telemetry", ""),
     "training": ("fieldloop-training", ""),
     "delivery": ("fieldloop-delivery", ""),
+    "machines": ("fieldloop-machines", ""),
     "demo": ("fieldloop-demo", ""),
 }
 TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")

@@ -199,6 +199,12 @@ def find_model(store: Store, fleet: str, name: str, version: int) -> ModelRow | 
     return ModelRow(*tuple(rows[0])) if rows else None
 
 
+def find_manifest(store: Store, digest: str) -> Manifest | None:
+    """The manifest with this digest, without its files, or None."""
+    rows = _fetch(store, select(models.c.manifest).where(models.c.digest == digest))
+    return parse_manifest(bytes(rows[0].manifest)) if rows else None
+
+
 def load_bundle(store: Store, digest: str) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest with this digest, and its files by name.
 

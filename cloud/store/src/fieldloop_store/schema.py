@@ -9,6 +9,7 @@ table its kind belongs to. Times are int64 ns of UTC. One service writes each ta
     training    datasets, runs, models, blobs
     delivery    rollouts, rollout_devices, rollout_audit, assignments, documents
     anybody     rollout_requests: inserted by whoever asks (console, commands), answered by delivery
+    machines    those of `schema_machines`
 
 A service is its processes and its commands: `python -m fieldloop_telemetry devices ...` writes
 telemetry's tables as telemetry does, one transaction for each change. Two commands go further,
@@ -27,13 +28,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
 )
 
-metadata = MetaData()
+from fieldloop_store import schema_machines
+from fieldloop_store.metadata import metadata
+
+__all__ = ["ROW_KEY", "metadata", "schema_machines"]
 
 ROW_KEY = ("fleet", "device", "service", "epoch", "seq")
 

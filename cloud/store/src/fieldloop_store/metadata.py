@@ -1,0 +1,5 @@
+"""The one collection that all tables belong to."""
+
+from sqlalchemy import MetaData
+
+metadata = MetaData()
