@@ -1,7 +1,8 @@
 """The running service: one owner loop over the store, and the ways out.
 
 A look at the events each `look_s`, a judgement of the commissionings each `assess_s`, and notices
-as they are due. There is no other thread but the session's. With the store away it waits; with a channel away the notice is tried again.
+as they are due. With the store away it waits; with a channel away the notice is tried again. There
+is no other thread but the session's.
 """
 
 from __future__ import annotations
