@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from fieldloop_contract import CONTRACT_VERSION
-from fieldloop_contract.ids import Id, Sha256
+from fieldloop_contract.calibration import Calibration
+from fieldloop_contract.ids import Id, Sha256, Text
 from fieldloop_contract.messages import Message, ModelRef
 
 DIRECTOR_ROLE = "director"
@@ -23,11 +24,15 @@ class SlotOrder(Message):
     """What one slot shall run, and which stream feeds each of the model's inputs.
 
     `lift` names digests whose blacklisting on this device is lifted; nothing else lifts it.
+    `calibration` is the record of this machine that a person armed; `calibration_stale` says why it
+    is no longer trusted: it still judges, until another one is armed.
     """
 
     model: ModelRef | None = None
     streams: dict[Id, Id] = Field(default_factory=dict, max_length=16)
     lift: list[Sha256] = Field(default_factory=list, max_length=16)
+    calibration: Calibration | None = None
+    calibration_stale: Text | None = None
 
 
 class Desired(Message):

@@ -170,11 +170,14 @@ class CalibrationRule(Message):
     """How an anomaly slot learns its machine's own threshold: `fieldloop_contract.calibration`.
 
     From `windows` running windows: `centre + factor * scale`, within the bounds stated here. Until
-    then the slot is commissioning and raises no alarm.
+    then the slot is commissioning and raises no alarm. With `arm` at `person` a record that the
+    device made is a proposal only: it judges by the record that an order carries, or by one that
+    another model derived from the rows of such a record.
     """
 
     windows: Annotated[int, Field(ge=8, le=2_000)] = 500
     factor: Positive = 8.0
+    arm: Literal["device", "person"] = "device"
     threshold_min: Finite
     threshold_max: Finite
 

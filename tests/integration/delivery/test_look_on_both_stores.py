@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
+from fieldloop_contract.calibration import Calibration
+from fieldloop_contract.desired import SlotOrder
 from fieldloop_contract.manifest import MODEL_FILE, FileRef, Limits, sha256
 from fieldloop_contract.messages import ModelRef, Reported, SlotState
 from fieldloop_contract.topics import Topic
 from fieldloop_delivery.bundles import ChunkSource
 from fieldloop_delivery.ceremonies import Ceremony
-from fieldloop_delivery.fleet import Fleet
+from fieldloop_delivery.fleet import Fleet, content_of
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.packing import Packings
 from fieldloop_delivery.policy import Policy
 from fieldloop_delivery.repository import Repository
 from fieldloop_runtime.journal import Journal
+from fieldloop_store import commissionings
 from fieldloop_store.engine import Store, insert_into
 from fieldloop_store.registry import register_model
 from fieldloop_store.rollouts import (
@@ -201,3 +204,40 @@ def test_orders_are_read_in_pages_and_versions_never_go_back(store):
     )
     assert find_document(store, FLEET, "d0001") == rows[1]
     assert find_document(store, FLEET, "nobody") is None
+
+
+def test_order_carries_the_record_that_a_person_armed_and_why_it_is_stale(watch):
+    one = watch.register(1)
+    watch.online("pump-1", one)
+    watch.fleet.look(time.time_ns())
+    record = Calibration(
+        fleet=FLEET, device="pump-1", slot="main", stream="imu", machine="m-1", model=one,
+        epoch="c" * 32, seq_first=1, epoch_last="c" * 32, seq_last=9, t0_ns=1, t1_ns=2,
+        windows=500, centre=1.0, scale=0.3, threshold=3.0,
+    )  # fmt: skip
+    begun = commissionings.begin(
+        watch.store, FLEET, machine="m-1", device="pump-1", slot="main", plan={}, actor="ann",
+        now_ns=1,
+    )  # fmt: skip
+    commissionings.judged(
+        watch.store, begun.id, state="ready", assessment={}, record=record, now_ns=2
+    )
+    assert watch.fleet.look(time.time_ns()) is None, "ready is not armed"
+    commissionings.arm(watch.store, FLEET, begun.id, actor="ann", now_ns=3)
+    assert watch.fleet.look(time.time_ns()) is not None
+    assert orders(watch) == {"pump-1": 2}
+
+    def slot() -> SlotOrder:
+        desired = content_of(find_document(watch.store, FLEET, "pump-1").payload)
+        return desired.slots["main"]
+
+    assert slot().calibration.digest() == record.digest()
+    assert slot().calibration_stale is None
+    assert watch.fleet.look(time.time_ns()) is None
+    commissionings.go_stale(
+        watch.store, FLEET, "pump-1", "main", because="new bearing", actor="ann", now_ns=4
+    )
+    watch.fleet.look(time.time_ns())
+    assert slot().calibration.digest() == record.digest(), "it still judges"
+    assert slot().calibration_stale == "new bearing"
+    assert orders(watch) == {"pump-1": 3}

@@ -137,6 +137,69 @@ def test_a_candidate_derives_its_record_in_shadow_from_the_rows_of_the_old_one(
     assert bench.slot.slot.previous == first
 
 
+def by_hand(record: Calibration, **changes: Any) -> Calibration:
+    """The record that a person armed in the cloud, from rows of the same device."""
+    return record.model_copy(update={"threshold": 1e-5, "method": "return-level-1", **changes})
+
+
+def test_where_a_person_arms_a_record_of_the_device_is_a_proposal_only(bench: Bench) -> None:
+    bench.put(noise(1.0, 60, 0))
+    first = bench.source.add(*watcher(arm="person"))
+    bench.source.order(first)
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    (proposed,) = records(bench)
+    assert "waits for a person" in bench.slot.report().reason
+    bench.put(noise(4.0, 10, 60))
+    bench.idle()
+    assert not any(r["alarm"] for r in bench.results())
+    armed = by_hand(proposed)
+    bench.source.order(first, calibration=armed)
+    bench.put(noise(4.0, 10, 70))
+    bench.idle()
+    assert bench.slot.report().reason == "CALIBRATED"
+    last = bench.results()[-1]
+    assert (last["alarm"], last["calibration"]) == (True, armed.digest())
+    bench.close(cleanly=False)
+    bench.open()
+    bench.put(noise(4.0, 2, 80))
+    bench.idle()
+    assert bench.results()[-1]["calibration"] == armed.digest(), "it survives a kill"
+    # A candidate's record from the rows of an armed one may alarm, and so may its successor's.
+    for version in (2, 3):
+        ref = bench.source.add(*watcher(version, arm="person"))
+        bench.source.order(ref, calibration=armed)
+        derived(bench)
+        bench.put(noise(1.0, 60, 100 * version))
+        bench.until(Phase.ACTIVE)
+        bench.idle()
+        assert bench.slot.report().reason == "CALIBRATED"
+    bench.source.order(ref, calibration=armed, calibration_stale="new bearing")
+    bench.idle()
+    assert bench.slot.report().reason == "STALE: new bearing"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": "other"}, "the record is of"),
+        ({"slot": "second"}, "the record is of"),
+        ({"threshold": 2.0}, "outside the model's bounds"),
+    ],
+)
+def test_an_ordered_record_that_does_not_fit_changes_nothing_and_is_told(
+    bench: Bench, changes: dict[str, Any], words: str
+) -> None:
+    first = calibrated(bench)
+    (own,) = records(bench)
+    bench.source.order(first, calibration=by_hand(own, **changes))
+    bench.put(noise(1.0, 5, 60))
+    bench.idle()
+    (told,) = [e for e in bench.rows(Kind.EVENT) if e["type"] == "calibration.refused"]
+    assert words in told["data"]["reason"]
+    assert bench.results()[-1]["calibration"] == own.digest()
+
+
 def test_a_rollback_restores_model_and_record_together(bench: Bench) -> None:
     first = calibrated(bench)
     second = bench.source.add(*watcher(2, windows=8))

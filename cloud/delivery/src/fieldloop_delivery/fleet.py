@@ -34,6 +34,7 @@ from fieldloop_delivery.repository import Repository
 from fieldloop_delivery.requests import refused
 from fieldloop_delivery.rollout import Rollout
 from fieldloop_runtime.journal import Journal
+from fieldloop_store.commissionings import latest_armed
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import ServiceRow, device_services
 from fieldloop_store.registry import list_models, load_bundle
@@ -343,12 +344,20 @@ class Fleet:
         newest = sorted(seen.versions, key=lambda v: -v.ref.version)
         recalled = sorted(v.ref.digest for v in newest[:RECALLED_MAX] if v.state == "recalled")
         by_device: dict[str, dict[str, SlotOrder]] = {}
+        known = {(c.device, c.slot): c for c in latest_armed(self._store, self.fleet)}
         for policy in self._policy.slots:
             for (device, slot), row in seen.assigned.items():
                 if slot == policy.slot and policy.matches(device):
                     model = seen.ref(row)
                     lift = [model.digest] if model and row.rollout in seen.lifting else []
-                    order = SlotOrder(model=model, streams=policy.streams, lift=lift)
+                    armed = known.get((device, slot))
+                    order = SlotOrder(
+                        model=model,
+                        streams=policy.streams,
+                        lift=lift,
+                        calibration=armed.record if armed is not None else None,
+                        calibration_stale=(armed.stale_because or None) if armed else None,
+                    )
                     by_device.setdefault(device, {})[slot] = order
         signed: list[DocumentRow] = []
         orders = self._orders or {}

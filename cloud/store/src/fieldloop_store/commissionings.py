@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from fieldloop_contract.calibration import Calibration, parse_calibration
 from fieldloop_contract.errors import RejectedInput
@@ -230,6 +230,32 @@ def in_force(
     with store.read() as connection:
         rows = connection.execute(query.order_by(c.device, c.slot).limit(ROWS_MAX))
         return [_armed(found) for found in rows]
+
+
+def latest_armed(store: Store, fleet: str) -> list[CalibrationRow]:
+    """The record that was armed last for each slot of each device, stale or not: for its orders."""
+    c = calibrations.c
+    newest = (
+        select(c.device, c.slot, func.max(c.armed_ns).label("armed_ns"))
+        .where(c.fleet == fleet)
+        .group_by(c.device, c.slot)
+        .subquery()
+    )
+    query = (
+        select(calibrations)
+        .join(
+            newest,
+            and_(
+                c.device == newest.c.device,
+                c.slot == newest.c.slot,
+                c.armed_ns == newest.c.armed_ns,
+            ),
+        )
+        .where(c.fleet == fleet)
+        .order_by(c.device, c.slot, c.digest)
+    )
+    with store.read() as connection:
+        return [_armed(found) for found in connection.execute(query)]
 
 
 def find_calibration(store: Store, fleet: str, digest: str) -> CalibrationRow | None:

@@ -7,6 +7,10 @@ A record never changes. It is STALE while drift is confirmed; it still judges. A
 another one is another machine, and is commissioned. A candidate's record may come from the rows of
 the active model's one (`deriving`). Of the records kept, those of models that the slot still has
 are never dropped for newer ones.
+
+A record that a person armed comes with a signed order and takes the place of the device's own.
+Where the manifest leaves arming to a person, no other record has a threshold, but those that were
+derived from an ordered one.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ class Commissioning:
         self._scores: list[float] = []
         self._begun: dict[str, Any] = {}
         self._of = ""
+        self._trusted: list[str] = []
+        self._stale = ""
 
     @property
     def wanted(self) -> bool:
@@ -64,8 +70,14 @@ class Commissioning:
         """Whether there is a record for a model."""
         return any(_key(r) == f"{ref.digest}/{stream}" for r in self._records)
 
+    def _trust(self, record: Calibration) -> None:
+        digest = record.digest()
+        self._trusted = [*[d for d in self._trusted if d != digest], digest][-2 * RECORDS_MAX :]
+
     def adopt(self, record: Calibration) -> None:
         """Take a record that was made for a model which may serve later."""
+        if record.derived_from in self._trusted:
+            self._trust(record)
         records = [*self._records, record]
         while len(records) > RECORDS_MAX:
             spare = next((r for r in records[:-1] if r.model.digest not in self.kept), records[0])
@@ -75,11 +87,53 @@ class Commissioning:
 
     @property
     def threshold(self) -> float | None:
-        """Of the record; None while there is none."""
-        return None if self._record is None else self._record.threshold
+        """Of the record; None while there is none, or while nobody armed it."""
+        return None if self._record is None or not self.armed else self._record.threshold
+
+    @property
+    def armed(self) -> bool:
+        """Whether the record in force may raise alarms."""
+        record, rule = self._record, self._rule
+        if record is None or rule is None:
+            return False
+        return rule.arm == "device" or record.digest() in self._trusted
+
+    def ordered(self, record: Calibration | None, stale: str) -> str:
+        """Take what an order says of this machine's calibration; the fault in it, or "".
+
+        A fault leaves everything as it was: the record is of another machine, or beyond the bounds
+        of the model that serves.
+        """
+        if record is None:
+            return ""
+        own = {name: getattr(record, name) for name in self._identity}
+        if own != self._identity:
+            return f"the record is of {own['fleet']}/{own['device']}, slot {own['slot']}"
+        rule, key = self._rule, _key(record)
+        if (
+            rule is not None
+            and record.model == self._model
+            and not rule.threshold_min <= record.threshold <= rule.threshold_max
+        ):
+            return (
+                f"its threshold {record.threshold:g} is outside the model's bounds "
+                f"{rule.threshold_min:g} to {rule.threshold_max:g}"
+            )
+        if record.digest() in self._trusted and stale == self._stale:
+            return ""
+        self._records = [r for r in self._records if _key(r) != key]
+        self._trust(record)
+        self._stale = stale
+        self.adopt(record)
+        self.serve(rule, self._model, self._stream)
+        return ""
 
     def state(self, *, drifting: bool) -> str:
         """COMMISSIONING with its progress, CALIBRATED or STALE."""
+        if self._record is not None and not self.armed:
+            return "COMMISSIONING: a record is made, and waits for a person to arm one"
+        if self._record is not None and self._stale and self._record.digest() in self._trusted:
+            return f"STALE: {self._stale}"
         if self._record is not None:
             return "STALE" if drifting else "CALIBRATED"
         needed = self._rule.windows if self._rule is not None else 0
@@ -128,6 +182,8 @@ class Commissioning:
             "of": self._of,
             "scores": self._scores,
             "begun": self._begun,
+            "trusted": self._trusted,
+            "stale": self._stale,
         }
         return json.dumps(document, separators=(",", ":"))
 
@@ -144,10 +200,13 @@ class Commissioning:
             records = [from_object(Calibration, r) for r in document["records"]]
             scores = [float(s) for s in document["scores"]]
             of, begun = str(document["of"]), dict(document["begun"])
+            trusted = [str(digest) for digest in document.get("trusted", [])]
+            stale = str(document.get("stale", ""))
         except (ValueError, KeyError, TypeError, MalformedMessage) as error:
             refuse(str(error))
             return
         self._records, self._scores, self._of, self._begun = records, scores, of, begun
+        self._trusted, self._stale = trusted, stale
 
 
 def make_record(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.errors import MalformedMessage
 from fieldloop_contract.manifest import AlarmRule, Manifest
 from fieldloop_contract.messages import ModelRef
@@ -137,6 +138,17 @@ class Monitor:
         if self._drift is not None:
             self._drift.resume(self._drift_text)
 
+    def take_record(self, record: Calibration | None, stale: str) -> None:
+        """What an order says of the calibration; it judges from the next window on."""
+        before = self.commissioning.digest
+        fault = self.commissioning.ordered(record, stale)
+        if record is not None and fault:
+            self._say("calibration.refused", {"digest": record.digest(), "reason": fault})
+        if self.commissioning.wanted:
+            self._threshold = self.commissioning.threshold
+        if self.commissioning.digest != before and record is not None:
+            self._say("calibration.armed", {"digest": record.digest()})
+
     def look(self, window: Window) -> Notes:
         """Whether a window is running, before it is scored."""
         if self._regimes is None:
@@ -189,7 +201,7 @@ class Monitor:
             return
         record = self.commissioning.push(window, scored.score)
         if record is not None:
-            self._threshold = record.threshold
+            self._threshold = self.commissioning.threshold
             document = {"t_ns": window.t0_ns, "digest": record.digest()}
             self._say("calibration.made", {**document, "record": json.loads(record.encode())})
 

@@ -130,6 +130,7 @@ class Serving:
             if self._engine is not None and self._engine.ref == order.model:
                 self._set_feed(self._engine.manifest)
                 self._monitor.serve(self._engine.manifest, order.model, self._stream())
+        self._monitor.take_record(order.calibration, order.calibration_stale or "")
         self._apply(slots.Order(order.model, tuple(order.lift), tuple(recalled)))
 
     def fetched(self, ref: ModelRef) -> None:
