@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from fieldloop_contract import CONTRACT_VERSION
-from fieldloop_contract.calibration import Calibration
+from fieldloop_contract.calibration import RECORD_BYTES_MAX
 from fieldloop_contract.ids import Id, Sha256, Text
 from fieldloop_contract.messages import Message, ModelRef
 
@@ -24,14 +24,15 @@ class SlotOrder(Message):
     """What one slot shall run, and which stream feeds each of the model's inputs.
 
     `lift` names digests whose blacklisting on this device is lifted; nothing else lifts it.
-    `calibration` is the record of this machine that a person armed; `calibration_stale` says why it
-    is no longer trusted: it still judges, until another one is armed.
+    `calibration` is the record of this machine that a person armed, as the text that its digest is
+    of: signed documents hold no fractions. `calibration_stale` says why it is no longer trusted: it
+    still judges, until another one is armed.
     """
 
     model: ModelRef | None = None
     streams: dict[Id, Id] = Field(default_factory=dict, max_length=16)
     lift: list[Sha256] = Field(default_factory=list, max_length=16)
-    calibration: Calibration | None = None
+    calibration: str | None = Field(default=None, max_length=RECORD_BYTES_MAX)
     calibration_stale: Text | None = None
 
 

@@ -142,6 +142,10 @@ def by_hand(record: Calibration, **changes: Any) -> Calibration:
     return record.model_copy(update={"threshold": 1e-5, "method": "return-level-1", **changes})
 
 
+def as_text(record: Calibration) -> str:
+    return record.encode().decode()
+
+
 def test_where_a_person_arms_a_record_of_the_device_is_a_proposal_only(bench: Bench) -> None:
     bench.put(noise(1.0, 60, 0))
     first = bench.source.add(*watcher(arm="person"))
@@ -154,7 +158,7 @@ def test_where_a_person_arms_a_record_of_the_device_is_a_proposal_only(bench: Be
     bench.idle()
     assert not any(r["alarm"] for r in bench.results())
     armed = by_hand(proposed)
-    bench.source.order(first, calibration=armed)
+    bench.source.order(first, calibration=as_text(armed))
     bench.put(noise(4.0, 10, 70))
     bench.idle()
     assert bench.slot.report().reason == "CALIBRATED"
@@ -168,13 +172,13 @@ def test_where_a_person_arms_a_record_of_the_device_is_a_proposal_only(bench: Be
     # A candidate's record from the rows of an armed one may alarm, and so may its successor's.
     for version in (2, 3):
         ref = bench.source.add(*watcher(version, arm="person"))
-        bench.source.order(ref, calibration=armed)
+        bench.source.order(ref, calibration=as_text(armed))
         derived(bench)
         bench.put(noise(1.0, 60, 100 * version))
         bench.until(Phase.ACTIVE)
         bench.idle()
         assert bench.slot.report().reason == "CALIBRATED"
-    bench.source.order(ref, calibration=armed, calibration_stale="new bearing")
+    bench.source.order(ref, calibration=as_text(armed), calibration_stale="new bearing")
     bench.idle()
     assert bench.slot.report().reason == "STALE: new bearing"
 
@@ -192,11 +196,22 @@ def test_an_ordered_record_that_does_not_fit_changes_nothing_and_is_told(
 ) -> None:
     first = calibrated(bench)
     (own,) = records(bench)
-    bench.source.order(first, calibration=by_hand(own, **changes))
+    bench.source.order(first, calibration=as_text(by_hand(own, **changes)))
     bench.put(noise(1.0, 5, 60))
     bench.idle()
     (told,) = [e for e in bench.rows(Kind.EVENT) if e["type"] == "calibration.refused"]
     assert words in told["data"]["reason"]
+    assert bench.results()[-1]["calibration"] == own.digest()
+
+
+def test_an_ordered_record_that_is_none_is_told_once(bench: Bench) -> None:
+    first = calibrated(bench)
+    (own,) = records(bench)
+    bench.source.order(first, calibration="{}")
+    bench.put(noise(1.0, 5, 60))
+    bench.idle()
+    (told,) = [e for e in bench.rows(Kind.EVENT) if e["type"] == "calibration.refused"]
+    assert "Calibration" in told["data"]["reason"]
     assert bench.results()[-1]["calibration"] == own.digest()
 
 

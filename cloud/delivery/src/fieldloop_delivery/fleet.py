@@ -355,7 +355,7 @@ class Fleet:
                         model=model,
                         streams=policy.streams,
                         lift=lift,
-                        calibration=armed.record if armed is not None else None,
+                        calibration=armed.record.encode().decode() if armed else None,
                         calibration_stale=(armed.stale_because or None) if armed else None,
                     )
                     by_device.setdefault(device, {})[slot] = order

@@ -98,14 +98,12 @@ class Commissioning:
             return False
         return rule.arm == "device" or record.digest() in self._trusted
 
-    def ordered(self, record: Calibration | None, stale: str) -> str:
+    def ordered(self, record: Calibration, stale: str) -> str:
         """Take what an order says of this machine's calibration; the fault in it, or "".
 
         A fault leaves everything as it was: the record is of another machine, or beyond the bounds
         of the model that serves.
         """
-        if record is None:
-            return ""
         own = {name: getattr(record, name) for name in self._identity}
         if own != self._identity:
             return f"the record is of {own['fleet']}/{own['device']}, slot {own['slot']}"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from fieldloop_contract.calibration import Calibration
-from fieldloop_contract.errors import MalformedMessage
+from fieldloop_contract.calibration import parse_calibration
+from fieldloop_contract.errors import MalformedMessage, RejectedInput
 from fieldloop_contract.manifest import AlarmRule, Manifest
 from fieldloop_contract.messages import ModelRef
 from fieldloop_inference.commissioning import Commissioning
@@ -138,16 +138,22 @@ class Monitor:
         if self._drift is not None:
             self._drift.resume(self._drift_text)
 
-    def take_record(self, record: Calibration | None, stale: str) -> None:
+    def take_record(self, text: str | None, stale: str) -> None:
         """What an order says of the calibration; it judges from the next window on."""
+        if text is None:
+            return
         before = self.commissioning.digest
-        fault = self.commissioning.ordered(record, stale)
-        if record is not None and fault:
-            self._say("calibration.refused", {"digest": record.digest(), "reason": fault})
+        try:
+            record = parse_calibration(text.encode())
+            fault, digest = self.commissioning.ordered(record, stale), record.digest()
+        except RejectedInput as error:
+            fault, digest = str(error), ""
+        if fault:
+            self._say("calibration.refused", {"digest": digest, "reason": fault})
         if self.commissioning.wanted:
             self._threshold = self.commissioning.threshold
-        if self.commissioning.digest != before and record is not None:
-            self._say("calibration.armed", {"digest": record.digest()})
+        if self.commissioning.digest != before:
+            self._say("calibration.armed", {"digest": digest})
 
     def look(self, window: Window) -> Notes:
         """Whether a window is running, before it is scored."""
