@@ -10,7 +10,7 @@ A fleet that nobody manages (`mqtt`) has an inventory and nothing else: the othe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -140,6 +140,26 @@ class FleetBackend(Protocol):
 
     def close(self) -> None:
         """Give connections back."""
+
+
+def named(releases: Iterable[Release], wanted: str) -> Release | str:
+    """The release that a person means by a version or the first digits of a commit.
+
+    Returns a text where there is not exactly one, or it cannot run.
+    """
+    known = list(releases)
+    match = [
+        r
+        for r in known
+        if wanted and (r.version == wanted or (len(wanted) >= 7 and r.commit.startswith(wanted)))
+    ]
+    if len(match) != 1:
+        usable = ", ".join(r.version or r.commit[:7] for r in known[:20] if r.usable) or "none"
+        found = f"{len(match)} releases are" if match else "no release is"
+        return f"{found} called {wanted!r:.80}; there are: {usable}"
+    if not match[0].usable:
+        return f"{wanted} was not built to the end, or was invalidated"
+    return match[0]
 
 
 # What no backend takes: said before a request is made.
