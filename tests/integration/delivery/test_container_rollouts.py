@@ -18,6 +18,7 @@ from fieldloop_delivery.fleets.containers import TAG, ContainerRollouts
 from fieldloop_delivery.fleets.inventory import NS, CachedInventory
 from fieldloop_delivery.fleets.pine import Exchange
 from fieldloop_delivery.fleets.pinning import LANE
+from fieldloop_delivery.fleets.results import ModelTags
 from fieldloop_delivery.policy import ContainerPlan
 from fieldloop_delivery.rollout import Phase, Rollout
 from fieldloop_runtime.journal import Journal
@@ -214,7 +215,11 @@ def test_silence_never_passes(world: World) -> None:
     world.look()
     world.quiet = set(world.fleet.devices)  # nothing is heard of anybody any more
     world.ask("start", version="1.1.0")
-    state = world.until(Phase.HALTED, turns=400)
+    for _ in range(20):
+        world.turn()
+    assert world.rollout().wave == 0
+    world.now_ns += 3_500 * NS
+    state = world.until(Phase.HALTED)
     assert "insufficient evidence" in state.verdict
     assert len(world.supervisor.running()) == 10
     world.quiet = set()
@@ -305,6 +310,21 @@ def test_an_invalidated_release_is_taken_back(world: World) -> None:
     assert "invalidated" in state.verdict
     world.settle()
     assert set(_targets(world).values()) == {world.old}
+
+
+def test_what_each_device_runs_is_written_back_as_tags_once(world: World) -> None:
+    slot = {"slot": "main", "state": "ACTIVE", "active": {"name": "activity", "version": 3}}
+    world.hear()
+    with world.store.begin() as connection:
+        connection.execute(services.update().values(reported={"slots": [slot]}))
+    tags = ModelTags(world.store, FLEET, world.backend, CachedInventory(world.backend, fresh_s=5))
+    tags.look(world.now_ns)
+    found = world.backend.inventory(1).devices.values()
+    assert {d.tags.get("fieldloop.model.main") for d in found} == {"activity 3 ACTIVE"}
+    written = len(world.cloud.changes())
+    assert written == 10
+    tags.look(world.now_ns + 60 * NS)
+    assert len(world.cloud.changes()) == written
 
 
 # Mistakes of operators.
