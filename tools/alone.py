@@ -21,6 +21,8 @@ OF_AN_EXTRA = (
     "fieldloop_scoring.runners.tflite",
     "fieldloop_ingestion.resampled",
     "fieldloop_ingestion.sources.modbus",
+    "fieldloop_delivery.fleets.balena",
+    "fieldloop_delivery.fleets.pine",
 )
 """Modules that an extra brings to life; whoever imports them says which one is missing."""
 

@@ -25,9 +25,12 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
     "training": ("fieldloop-training", ""),
     "delivery": ("fieldloop-delivery", ""),
     "machines": ("fieldloop-machines", ""),
+    "delivery-balena": ("fieldloop-delivery", "balena"),
     "demo": ("fieldloop-demo", ""),
 }
 TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")
+ONLY_AS_SOURCE = ("ratelimit",)
+"""Pure Python without a wheel on PyPI: what balena-sdk needs of it is one module."""
 _NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
 
 
@@ -77,6 +80,7 @@ def development() -> list[str]:
     for name in members():
         lines.update(dict.fromkeys(closure(name)[0]))
     lines.update(dict.fromkeys(closure("fieldloop-inference", "litert")[0]))
+    lines.update(dict.fromkeys(closure("fieldloop-delivery", "balena")[0]))
     return sorted(lines)
 
 
@@ -102,6 +106,8 @@ def compile_lock(
         command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header"]
         command += ["--python-version", "3.11", "--only-binary", ":all:"]
         command += ["--constraints", str(beside)] if beside is not None else []
+        for package in ONLY_AS_SOURCE:
+            command += ["--no-binary", package]
         subprocess.run(command + (["--upgrade"] if upgrade else []), check=True)
 
 

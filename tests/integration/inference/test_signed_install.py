@@ -8,45 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from fieldloop_buffer import Kind
-from fieldloop_contract.messages import ModelRef
-from fieldloop_contract.topics import Topic, blob_topic, meta_topic
-from fieldloop_runtime.mqtt import Connected, Session
-from fieldloop_runtime.settings import MqttSettings
 from support.broker import Mosquitto
 from support.bundles import frames, make_bundle
-from support.device import DEVICE, FLEET, Bench, InstantTrial, every_window, stored
+from support.device import Bench, InstantTrial, every_window, stored
 from support.inference_process import Process
-from support.signed import SignedFleet, chunks
-
-
-class Cloud:
-    """Publishes what a signed fleet has made, retained."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.fleet = SignedFleet(folder, fleet=FLEET)
-        self.session = Session(MqttSettings(port=port), "delivery")
-        self.session.start()
-        while not isinstance(self.session.poll(5), Connected):
-            pass
-
-    def offer(self, manifest: Any, files: dict[str, bytes]) -> ModelRef:
-        for digest, chunk in chunks(manifest, files).items():
-            self.session.publish(blob_topic(FLEET, digest), chunk, retain=True)
-        return self.fleet.add(manifest)
-
-    def order(self, version: int, ref: ModelRef) -> None:
-        desired = self.fleet.order(version, ref, device=DEVICE)
-        for name, payload in self.fleet.publish().items():
-            self.session.publish(meta_topic(FLEET, name), payload, retain=True)
-        topic = str(Topic(FLEET, DEVICE, "inference", "desired"))
-        self.session.publish(topic, desired, retain=True)
+from support.signed_cloud import SignedCloud
 
 
 def test_signed_models_are_installed_swapped_and_report_and_a_replayed_order_is_named(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
     bench = Bench(tmp_path, begin_trial=InstantTrial)
-    cloud = Cloud(tmp_path / "cloud", mosquitto.port)
+    cloud = SignedCloud(tmp_path / "cloud", mosquitto.port)
     (tmp_path / "root.json").write_bytes(cloud.fleet.root)
     items, written = frames(2000), 0
     path = tmp_path / "inference.sqlite"
@@ -80,7 +53,7 @@ def test_signed_models_are_installed_swapped_and_report_and_a_replayed_order_is_
         output = service.end()
     finally:
         service.process.kill()
-        cloud.session.stop()
+        cloud.close()
     assert service.process.returncode == 0, output
     active = [r for r in stored(path, Kind.RESULT) if r["role"] == "active"]
     starts = [round((r["t0_ns"] - 10**18) / 20_000_000) for r in active]

@@ -15,6 +15,8 @@ from fieldloop_contract.errors import FieldloopError
 from fieldloop_delivery import commands
 from fieldloop_delivery.bundles import ChunkSource
 from fieldloop_delivery.fleet import Fleet
+from fieldloop_delivery.fleets import commands as fleet_commands
+from fieldloop_delivery.fleets import loop as fleet_loop
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.packing import Packings
 from fieldloop_delivery.policy import load_policy
@@ -35,7 +37,11 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     variables = {k: v for k, v in environ.items() if k != "FIELDLOOP_LOG_LEVEL"}
     if options.command == "run":
         return life.run("delivery", lambda running: serve(running, variables))
+    if options.command == "fleet" and options.action == "run":
+        return life.run("delivery-fleet", lambda running: serve_fleet(running, variables))
     try:
+        if options.command == "fleet":
+            return fleet_commands.run(options, load(DeliverySettings, variables), variables)
         return commands.run(options, variables)
     except FieldloopError as error:
         print(f"fieldloop-delivery: {error}", file=sys.stderr)  # noqa: T201
@@ -72,6 +78,21 @@ def serve(running: life.Life, environ: Mapping[str, str]) -> None:
         )  # fmt: skip
         log.info("service.started", fleet=settings.fleet, slots=[s.slot for s in policy.slots])
         Delivery(settings, store, fleet, health=state, journal=log).run(running)
+    finally:
+        stop_health()
+        store.close()
+
+
+def serve_fleet(running: life.Life, environ: Mapping[str, str]) -> None:
+    """The body of `fleet run`: container rollouts, in a process beside the service."""
+    settings = load(DeliverySettings, environ)
+    plan = load_policy(Path(settings.policy)).containers
+    log = journal.Journal("delivery-fleet")
+    store = Store.open(settings.store_url)
+    state = health.Health()
+    stop_health = health.serve(state, settings.health)
+    try:
+        fleet_loop.run(running, settings, store, plan, health=state, journal=log)
     finally:
         stop_health()
         store.close()

@@ -17,6 +17,7 @@ from fieldloop_contract.manifest import MODEL_BYTES_MAX, Normalisation
 from fieldloop_contract.messages import from_object
 from fieldloop_delivery import drafting, sites, steercommands
 from fieldloop_delivery.ceremonies import Ceremony
+from fieldloop_delivery.fleets import commands as fleet
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.policy import load_policy
 from fieldloop_delivery.repository import Repository
@@ -34,6 +35,7 @@ Signs models, publishes them to the broker as retained messages, and rolls them 
   fieldloop-delivery status [ROLLOUT]                        rollouts, from the store
   fieldloop-delivery start|pause|resume|approve|abort|retry  steer them; each has its own --help
   fieldloop-delivery simulate                                what a policy catches, and when
+  fieldloop-delivery fleet --help                            devices and containers, on balena
   fieldloop-delivery import MODEL.tflite --name ...          a model from elsewhere
   fieldloop-delivery export OUT --name ... --version ...     one file for a site without a network
   fieldloop-delivery import-bundle FILE --root root.json     take such a file here
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--out", type=Path, help="file to write instead of stdout")
     commands.add_parser("run", help="run the service")
     steercommands.add(commands)
+    fleet.add(commands.add_parser("fleet", help="devices, their variables and containers"))
     _add_import(commands.add_parser("import", help="register any .tflite as an approved version"))
     export = commands.add_parser("export", help="write one file for a site without a network")
     export.add_argument("out", type=Path, help="file to write")

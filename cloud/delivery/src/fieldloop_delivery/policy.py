@@ -11,6 +11,9 @@ A YAML or JSON file, read at start:
         gates: {windows_min: 20, wait_s_max: 86400}
         cohorts: [site]              # tags by which first waves are stratified
         maintenance: [{days: [sat, sun], start: "22:00", end: "04:00", timezone: Europe/Berlin}]
+    containers:                      # releases of the containers, where balena manages them
+      waves: [{count: 1}, {percent: 20}, {all: true}]
+      gates: {soak_s: 600}
     tags:
       "pump-*": {site: north}        # for fleets without another inventory
 
@@ -157,10 +160,27 @@ class SlotPolicy(Plan):
         return any(fnmatch.fnmatchcase(device, pattern) for pattern in self.devices)
 
 
+class ContainerGates(Gates):
+    """What a wave of a container release must show: containers score no windows of their own."""
+
+    windows_min: Annotated[int, Field(ge=0, le=0)] = 0
+    soak_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds between full evidence and the next wave: longer than a crash loop needs to show."""
+
+
+class ContainerPlan(Plan):
+    """How a container release reaches its devices. It begins when somebody starts it."""
+
+    gates: ContainerGates = ContainerGates()
+    start: Literal["manual"] = "manual"
+    controls_per_device: Annotated[float, Field(ge=0, le=0)] = 0.0
+
+
 class Policy(Settings):
-    """All slots of a fleet, and tags of its devices."""
+    """All slots of a fleet, tags of its devices, and how its containers are updated."""
 
     slots: list[SlotPolicy] = Field(default_factory=list, max_length=256)
+    containers: ContainerPlan = ContainerPlan()
     tags: dict[str, Tags] = Field(default_factory=dict, max_length=10_000)
     """By pattern of the device id; a later pattern adds to an earlier one and overrides it."""
 

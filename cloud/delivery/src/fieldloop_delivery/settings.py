@@ -13,6 +13,31 @@ from fieldloop_delivery.notices import check_url
 from fieldloop_runtime.settings import HealthSettings, MqttSettings, PositiveSeconds, Settings
 
 
+class BalenaSettings(Settings):
+    """The fleet on balena, where there is one."""
+
+    fleet: str = Field(
+        default="", description="organisation/fleet on balena; empty: nobody manages the devices"
+    )
+    api_url: str = Field(
+        default="https://api.balena-cloud.com/", description="balena's API, or openBalena's"
+    )
+    token: str = Field(default="", repr=False, description="API key")
+    timeout_s: PositiveSeconds = Field(default=30, description="seconds to wait for an answer")
+    per_minute: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=240, description="requests that are sent at most in a minute"
+    )
+    fresh_s: PositiveSeconds = Field(
+        default=30, description="age at which the inventory is read again"
+    )
+    stale_s_max: PositiveSeconds = Field(
+        default=3_600, description="age beyond which an inventory is not shown, balena away or not"
+    )
+    grace_s: PositiveSeconds = Field(
+        default=120, description="how long a service may stay away after its container was updated"
+    )
+
+
 class DeliverySettings(Settings):
     """All settings of `fieldloop-delivery run`."""
 
@@ -57,6 +82,7 @@ class DeliverySettings(Settings):
     webhook_secret: str = Field(
         default="", repr=False, description="key of the webhook's signature, at least 16 characters"
     )
+    balena: BalenaSettings = BalenaSettings()
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()
 

@@ -131,7 +131,12 @@ def run(options: argparse.Namespace, store: Store, fleet: str) -> int:
         now_ns=time.time_ns(),
         **names,
     )
-    until = time.monotonic() + options.wait_s
+    return wait(store, request, options.wait_s, "delivery")
+
+
+def wait(store: Store, request: str, wait_s: float, who: str) -> int:
+    """Wait for the answer of a request and print it; returns the exit status."""
+    until = time.monotonic() + wait_s
     while True:
         found = find_request(store, request)
         if found is not None and found.state != "waiting":
@@ -141,7 +146,7 @@ def run(options: argparse.Namespace, store: Store, fleet: str) -> int:
             break
         time.sleep(0.1)
     print(  # noqa: T201
-        f"no answer in {options.wait_s:.0f} s: is delivery running? The request {request} stays,"
+        f"no answer in {wait_s:.0f} s: is {who} running? The request {request} stays,"
         " and is obeyed when it is",
         file=sys.stderr,
     )

@@ -30,6 +30,7 @@ from fieldloop_inference.service import (
 )
 from fieldloop_inference.settings import InferenceSettings
 from fieldloop_inference.trials import Trial
+from fieldloop_inference.updatelock import UpdateLock, lock_path
 from fieldloop_runtime import health as health_server
 from fieldloop_runtime import journal, life
 from fieldloop_runtime.clock import SystemClock
@@ -113,6 +114,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
     )
     reader = Reader(settings.input_path)
     lamp = _connect_locally(settings)
+    update_lock = UpdateLock(lock_path(settings.update_lock, environ), log_book)
     service = Inference(
         settings,
         source=source,
@@ -124,13 +126,14 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         local=lamp,
         presence=presence,
         take_orders=uplink.take_orders,
-        begin_trial=partial(Trial, delegate=settings.delegate),
+        begin_trial=update_lock.around(partial(Trial, delegate=settings.delegate)),
         counters=lambda: {
             **source.counters,
             **link.counters(),
             "bytes_sent": uplink.bytes_sent + session.bytes_sent,
             "bytes_received": uplink.bytes_received + session.bytes_received,
             "mqtt.dropped": session.dropped,
+            **{f"update_lock.{name}": n for name, n in update_lock.counters.items()},
         },
     )
     health = Health()
@@ -145,6 +148,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         log_book.info("service.started", device=device, slots=sorted(service.slots))
         while not process.stop.is_set():
             scored = service.turn(time.monotonic())
+            update_lock.step(time.monotonic())
             health.tick("owner")
             service.listen(0.0 if scored else settings.idle_ms / 1000)
             if not (session.alive and uplink.alive and (lamp is None or lamp.alive)):
@@ -152,6 +156,7 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
                 process.fail(ExitCode.THREAD_DIED)
     finally:
         service.stop()
+        update_lock.close()
         uplink.stop()
         session.stop(presence.will())
         if lamp is not None:

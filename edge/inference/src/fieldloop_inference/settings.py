@@ -67,6 +67,11 @@ class InferenceSettings(IdentitySettings):
         default=20, description="ms to wait for something to do"
     )
     samples: SampleSettings = Field(default_factory=SampleSettings)
+    update_lock: str = Field(
+        default="",
+        description="balena's update lock, held while a model is installed: a path, or `balena` for"
+        " the supervisor's; empty for none",
+    )
     trust_clock: bool = Field(
         default=False, description="a person vouches for the clock, whatever the kernel says"
     )
