@@ -21,12 +21,7 @@ from fieldloop_store.artefacts import add_artefacts, add_blobs
 from fieldloop_store.engine import Store
 from fieldloop_store.frozensets import count_look
 from fieldloop_store.runqueue import end_run, hold
-from fieldloop_store.runs import RunRow as RunRow
-from fieldloop_store.runs import RunState as RunState
-from fieldloop_store.runs import find_run as find_run
-from fieldloop_store.runs import list_runs as list_runs
-from fieldloop_store.runs import record_run as create_run  # noqa: F401
-from fieldloop_store.schema import blobs, datasets, models, runs
+from fieldloop_store.schema import blobs, datasets, models
 
 ModelState = Literal["approved", "rejected", "recalled"]
 MODEL_STATES: tuple[ModelState, ...] = ("approved", "rejected", "recalled")
@@ -82,6 +77,7 @@ class Result:
         verdict: of the gates; `approved` or `rejected` is the state of run and model.
         artefacts: media type and content by name.
         frozen: number of the frozen set that was looked at, where one was.
+        progress: the run's last.
     """
 
     run: str
@@ -89,6 +85,7 @@ class Result:
     verdict: Mapping[str, Any]
     artefacts: Mapping[str, tuple[str, bytes]]
     frozen: int | None = None
+    progress: Mapping[str, Any] | None = None
 
 
 def register_model(
@@ -150,7 +147,7 @@ def publish(
             add_artefacts(connection, result.run, result.artefacts, now_ns)
             if result.frozen is not None:
                 count_look(connection, fleet, manifest.name, result.frozen, result.run, now_ns)
-            end_run(connection, result.run, state, result.verdict, now_ns)
+            end_run(connection, result.run, state, result.verdict, now_ns, result.progress)
     except IntegrityError as error:
         raise _race(manifest) from error
     return True
@@ -330,26 +327,6 @@ def recall_dataset(
                 .values(state="recalled")
             )
     return gone
-
-
-def update_run(
-    store: Store,
-    run: str,
-    *,
-    now_ns: int,
-    state: RunState | None = None,
-    dataset: str | None = None,
-    progress: Mapping[str, Any] | None = None,
-    verdict: Mapping[str, Any] | None = None,
-) -> bool:
-    """Change what is given of a run that is still running; False where it has ended."""
-    given = {"state": state, "dataset": dataset, "progress": progress, "verdict": verdict}
-    values = {"updated_ns": now_ns, **{k: v for k, v in given.items() if v is not None}}
-    with store.begin() as connection:
-        changed = connection.execute(
-            update(runs).where(runs.c.id == run, runs.c.state == "running").values(**values)
-        )
-    return changed.rowcount == 1
 
 
 def _fetch(store: Store, query: Select[Any]) -> Sequence[Row[Any]]:

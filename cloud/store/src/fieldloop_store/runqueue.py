@@ -206,13 +206,20 @@ def update_run(
 
 
 def finish(
-    store: Store, run: str, owner: str, state: RunState, verdict: Mapping[str, Any], *, now_ns: int
+    store: Store,
+    run: str,
+    owner: str,
+    state: RunState,
+    verdict: Mapping[str, Any],
+    *,
+    now_ns: int,
+    progress: Mapping[str, Any] | None = None,
 ) -> bool:
     """End a run of the caller's that made no model; False where it is not the caller's."""
     with store.begin() as connection:
         if not hold(connection, run, owner):
             return False
-        end_run(connection, run, state, verdict, now_ns)
+        end_run(connection, run, state, verdict, now_ns, progress)
     return True
 
 
@@ -274,13 +281,20 @@ def hold(connection: Connection, run: str, owner: str) -> bool:
 
 
 def end_run(
-    connection: Connection, run: str, state: RunState, verdict: Mapping[str, Any], now_ns: int
+    connection: Connection,
+    run: str,
+    state: RunState,
+    verdict: Mapping[str, Any],
+    now_ns: int,
+    progress: Mapping[str, Any] | None = None,
 ) -> None:
     """End an open run within the caller's transaction."""
-    values = {
+    values: dict[str, Any] = {
         "state": state, "verdict": dict(verdict), "owner": None, "lease_ns": None,
         "updated_ns": now_ns, "ended_ns": now_ns,
     }  # fmt: skip
+    if progress is not None:
+        values["progress"] = dict(progress)
     connection.execute(
         update(runs).where(runs.c.id == run, runs.c.state.in_(OPEN_STATES)).values(**values)
     )
