@@ -21,6 +21,7 @@ OF_AN_EXTRA = (
     "fieldloop_scoring.runners.tflite",
     "fieldloop_ingestion.resampled",
     "fieldloop_ingestion.sources.modbus",
+    "fieldloop_training.rays",
 )
 """Modules that an extra brings to life; whoever imports them says which one is missing."""
 

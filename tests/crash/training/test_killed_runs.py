@@ -25,6 +25,7 @@ RECIPE = {
     "window_samples": 64, "hop_samples": 32, "epochs": 6, "batch": 16, "filters": [8, 12],
 }  # fmt: skip
 TIMEOUT_S = 250
+pytestmark = pytest.mark.timeout(1_200)
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def enqueue(store: Store, **options: Any) -> str:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 def test_an_anomaly_model_is_trained_on_healthy_days_and_judged_on_faults(tmp_path: Path):
     field = Field.at(tmp_path)
     machines(field, days=5)

@@ -85,6 +85,7 @@ def service(field: Field, tmp_path: Path) -> Iterator[Service]:
     made.watcher.close()
 
 
+@pytest.mark.timeout(600)
 def test_the_loop_from_labels_to_a_second_and_better_version(
     field: Field, service: Service, tmp_path: Path
 ):
@@ -330,6 +331,29 @@ def test_no_child_outlives_the_service_and_the_run_waits_to_be_gone_on_with(
         assert again is not None
         assert (again.id, again.attempt) == (row.id, 2)
     assert registry.approved_models(field.store, FLEET) == []
+
+
+def test_a_running_run_that_is_cancelled_ends_and_the_queue_goes_on(field: Field, tmp_path: Path):
+    field.subject("subject-0", seed=0)
+    long = settings_in(tmp_path, recipe_settings=json.dumps({**RECIPE, "epochs": 500}))
+    service = Service(field.store, long)
+    try:
+        service.watcher.step(time.monotonic())
+        run = runs.list_runs(field.store, FLEET)[0].id
+        wait_for(lambda: runs.epochs_of(field.store, run), "first epoch")
+        next_ = runqueue.enqueue(
+            field.store, fleet=FLEET, model="activity", recipe="activity_cnn",
+            settings={"epoch": 1}, trigger={"kind": "hand"}, now_ns=time.time_ns(),
+        )  # fmt: skip
+        assert runqueue.cancel(field.store, run, by="ada", now_ns=time.time_ns()) == "asked"
+        service.until_ended(2)
+    finally:
+        service.watcher.close()
+    rows = {r.id: r for r in runs.list_runs(field.store, FLEET)}
+    assert rows[run].state == "cancelled"
+    assert (rows[run].verdict or {})["words"] == "cancelled by ada"
+    assert rows[next_].state == "refused"
+    assert registry.list_models(field.store, FLEET) == []
 
 
 def test_a_run_that_takes_too_long_is_killed_and_tried_at_most_three_times(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _read_npz(path: Path, plan: WindowPlan) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             given = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise Isolate(f"dataset {path.name}: {error!s:.200}", code="dataset.damaged") from error
     samples, labels = given.get("samples"), given.get("labels")
     if samples is None or labels is None or samples.ndim != 3 or len(samples) != len(labels):

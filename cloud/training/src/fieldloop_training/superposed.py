@@ -43,18 +43,16 @@ def noise(windows: Windows, deviation: float, severity: float, rng: Rng) -> Wind
 def impacts(windows: Windows, deviation: float, severity: float, rng: Rng) -> Windows:
     """Short knocks, one in sixteen samples: a damaged bearing or tooth."""
     knocks = rng.random(windows.shape) < 1 / 16
-    signs = rng.choice((-1.0, 1.0), windows.shape)
+    signs = 2.0 * rng.integers(0, 2, windows.shape) - 1.0
     return (windows + knocks * signs * 2 * severity * deviation).astype(np.float32)
 
 
-def stuck(
-    windows: Windows, _deviation: float, _severity: float, _rng: np.random.Generator
-) -> Windows:
+def stuck(windows: Windows, _deviation: float, _severity: float, _rng: Rng) -> Windows:
     """The sensor stays at one value."""
-    return np.full(windows.shape, windows.flat[0], np.float32)
+    return np.full_like(windows, float(windows[0, 0]), np.float32)
 
 
-KINDS: Final[dict[str, Callable[[Windows, float, float, np.random.Generator], Windows]]] = {
+KINDS: Final[dict[str, Callable[[Windows, float, float, Rng], Windows]]] = {
     "offset": offset, "drift": drift, "noise": noise, "impacts": impacts, "stuck": stuck,
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ absent is logged and costs nothing else. Recording a run again finds its tag and
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from fieldloop_training.settings import TrainingSettings
 
 RUN_TAG = "fieldloop.run"
 VALUE_CHARS_MAX = 500
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's own waits minutes for a server that is away, seven times."""
 _HINT = "install fieldloop-training[mlflow]"
 
 
@@ -27,6 +30,8 @@ def record(store: Store, settings: TrainingSettings, run: str, journal: Journal)
     """Record an ended run; False where MLflow is not set, absent or away."""
     if not settings.mlflow_uri:
         return False
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient  # noqa: PLC0415 - an extra
 
