@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from fieldloop_contract.errors import RetryLater
 from fieldloop_runtime.journal import Journal
 from fieldloop_store import runqueue, runs
 from fieldloop_store.engine import Store
@@ -21,7 +22,8 @@ from fieldloop_training.carrying import owner_name
 from fieldloop_training.progress import LEASE_S
 from fieldloop_training.settings import TrainingSettings
 
-STOP_TIMEOUT_S = 10.0
+JOIN_ATTEMPTS = 3
+"""A busy machine may take longer to start a node than the 30 s that Ray waits."""
 
 
 def _carry_out(settings: dict[str, Any], run: str, owner: str) -> str:
@@ -41,17 +43,37 @@ def _carry_out(settings: dict[str, Any], run: str, owner: str) -> str:
         store.close()
 
 
+def _join(address: str) -> None:
+    """Join the cluster, or start one on this machine; a process is in one cluster.
+
+    Raises:
+        RetryLater: it could not be joined or started.
+    """
+    for attempt in range(1, JOIN_ATTEMPTS + 1):
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(
+                address=address or None, log_to_driver=False, include_dashboard=False,
+                configure_logging=False,
+            )  # fmt: skip
+        except Exception as error:  # Ray has no type for it
+            ray.shutdown()
+            if attempt == JOIN_ATTEMPTS:
+                raise RetryLater(f"no Ray cluster: {error!s:.200}", code="ray.away") from error
+
+
 class RayCarrier:
-    """As many runs as `workers_max` on one cluster."""
+    """As many runs as `workers_max` on one cluster.
+
+    Raises:
+        RetryLater: there is no cluster.
+    """
 
     def __init__(self, store: Store, settings: TrainingSettings, journal: Journal) -> None:
         self._store, self._settings, self._journal = store, settings, journal
         self._under_way: dict[Any, tuple[str, str]] = {}
-        if not ray.is_initialized():
-            ray.init(
-                address=settings.ray_address or None, log_to_driver=False,
-                include_dashboard=False, configure_logging=False,
-            )  # fmt: skip
+        _join(settings.ray_address)
         # A process ends with its run, so that TensorFlow's memory is given back.
         self._remote = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_carry_out)
 
