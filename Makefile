@@ -3,6 +3,7 @@
 #   make demo                 the whole loop on this machine, on real data (ARGS="--once --summary demo.json")
 #   make test                 the tests
 #   make test-tflite          those of models, slots and crashes on the other TFLite runtime
+#   make extras               the tests of MLflow and Ray, in an environment of their own
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test test-tflite check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
+.PHONY: help demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,16 @@ $(TFLITE)/.ready: $(UV) locks/inference-tflite.txt locks/testing-tflite.txt $(ME
 test-tflite: $(VENV)/.ready $(TFLITE)/.ready
 	@cd tests && ../$(RUN)/python -c "from support.models import model; model('good')"
 	@$(TFLITE)/bin/pytest -q $(TFLITE_TESTS) $(ARGS)
+
+.venv-extras/.ready: $(UV) locks/training-extras.txt $(MEMBERS:%=%/pyproject.toml)
+	@echo "== installing MLflow and Ray beside TensorFlow (some minutes the first time)"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-extras
+	@$(UV) pip install --quiet --python .venv-extras/bin/python --require-hashes -r locks/training-extras.txt
+	@$(UV) pip install --quiet --python .venv-extras/bin/python --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
+	@touch $@
+
+extras: .venv-extras/.ready
+	@.venv-extras/bin/python -m pytest -q tests/extras $(ARGS)
 
 check: lint types imports locks-fresh docs-fresh
 	@echo "== all checks passed"
@@ -108,4 +119,4 @@ storm: $(VENV)/.ready
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS) --store postgresql --replicas 3
 
 clean:
-	rm -rf .venv .venv-tflite .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-tflite .venv-extras .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

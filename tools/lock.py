@@ -125,6 +125,9 @@ def main() -> int:
         return 0
     wanted = {name: closure(*spec)[0] for name, spec in DEPLOYABLES.items()}
     wanted["dev"] = development()
+    # Heavy, so that they have an environment of their own: `make extras`.
+    extras = closure("fieldloop-training", "mlflow,ray")[0]
+    wanted["training-extras"] = sorted({*wanted["dev"], *extras})
     wanted["tools"] = ["uv>=0.9"]
     wanted["testing-tflite"] = testing()
     stale: list[str] = []

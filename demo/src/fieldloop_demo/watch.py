@@ -11,7 +11,8 @@ from fieldloop_demo.fleet import FLEET, MODEL, SLOT, Device
 from fieldloop_demo.measure import Scored, expected_windows, score
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import EventCursor, device_services, events_since, results_between
-from fieldloop_store.registry import ModelRow, RunRow, list_models, list_runs, load_bundle
+from fieldloop_store.registry import ModelRow, list_models, load_bundle
+from fieldloop_store.runs import RunRow, list_runs
 
 PAGE = 500
 

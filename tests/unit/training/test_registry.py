@@ -19,7 +19,7 @@ from fieldloop_contract.manifest import (
     Normalisation,
     Output,
 )
-from fieldloop_store import registry
+from fieldloop_store import artefacts, registry, runqueue, runs
 from fieldloop_store.engine import Store
 from fieldloop_store.schema import blobs, models
 
@@ -147,36 +147,72 @@ def test_a_recalled_version_is_no_longer_approved(store: Store):
     assert not registry.set_model_state(store, "demo", "activity", 9, "recalled")
 
 
-def new_run(store: Store, run: str, created_ns: int = 1) -> None:
-    registry.create_run(
-        store,
-        registry.RunRow(
-            id=run, fleet="demo", recipe="activity_cnn", model="activity", state="running",
-            trigger={"attempt": 1}, settings={}, dataset=None, progress={}, verdict=None,
-            created_ns=created_ns, updated_ns=created_ns,
-        ),
+def claimed(store: Store, created_ns: int = 1) -> str:
+    """A run that the worker `w` holds."""
+    run = runqueue.enqueue(
+        store, fleet="demo", model="activity", recipe="activity_cnn", settings={},
+        trigger={"kind": "hand"}, now_ns=created_ns,
     )  # fmt: skip
+    assert runqueue.claim(store, "w", fleet="demo", lease_ns=10, now_ns=100, run=run) is not None
+    return run
 
 
-def test_a_run_ends_once(store: Store):
-    new_run(store, "a" * 32)
-    assert registry.update_run(store, "a" * 32, now_ns=2, progress={"epoch": 1})
-    assert registry.update_run(store, "a" * 32, now_ns=3, state="approved", verdict={"words": "x"})
-    assert not registry.update_run(store, "a" * 32, now_ns=4, state="failed")
-    row = registry.find_run(store, "a" * 32)
+def result(run: str, owner: str = "w") -> registry.Result:
+    plot = {"confusion.png": ("image/png", b"png")}
+    return registry.Result(run, owner, {"words": "approved"}, plot, 1, {"stage": "done"})
+
+
+def test_a_version_and_the_end_of_its_run_are_one_transaction(store: Store):
+    run, given = claimed(store), manifest(1)
+    values = {
+        "fleet": "demo", "manifest": given, "files": files(1), "metrics": {}, "state": "approved",
+        "now_ns": 101,
+    }  # fmt: skip
+    assert not registry.publish(store, result(run, "late"), **values)  # type: ignore[arg-type]
+    assert count(store) == (0, 0)
+    assert registry.publish(store, result(run), **values)  # type: ignore[arg-type]
+    row = runs.find_run(store, run)
     assert row is not None
-    assert (row.state, row.progress, row.updated_ns) == ("approved", {"epoch": 1}, 3)
+    assert (row.state, row.progress) == ("approved", {"stage": "done"})
+    assert [a.name for a in artefacts.list_artefacts(store, run)] == ["confusion.png"]
+    # a version that is taken leaves the other run as it was
+    other = claimed(store, 2)
+    taken = values | {"manifest": given.model_copy(update={"lineage": Lineage(run=other)})}
+    with pytest.raises(RejectedInput, match="taken"):
+        registry.publish(store, result(other), **taken)  # type: ignore[arg-type]
+    row = runs.find_run(store, other)
+    assert row is not None
+    assert row.state == "running"
+    assert artefacts.list_artefacts(store, other) == []
+
+
+def test_recall_of_a_dataset_retires_its_models_and_what_began_from_them(store: Store):
+    registry.add_dataset(store, registry.DatasetRow("ab" * 32, "demo", {}, {}, "/x", 1))
+    first = register(store, 1)
+    clean = manifest(2).model_copy(update={"lineage": Lineage(dataset="cd" * 32)})
+    register(store, 2, manifest=clean, files=files(2))
+    warm = manifest(3).model_copy(update={"lineage": Lineage(dataset="cd" * 32)})
+    metrics = {"warm_from": first.digest()}
+    register(store, 3, manifest=warm, files=files(3), metrics=metrics, now_ns=3)
+    with pytest.raises(RejectedInput, match="no dataset"):
+        registry.recall_dataset(store, "demo", "ef" * 32, reason="x", now_ns=9)
+    gone = registry.recall_dataset(store, "demo", "ab" * 32, reason="wrong labels", now_ns=9)
+    assert gone == [("activity", 1), ("activity", 3)]
+    assert [m.version for m in registry.approved_models(store, "demo")] == [2]
+    assert registry.recall_dataset(store, "demo", "ab" * 32, reason="y", now_ns=10) == gone
+    row = registry.find_dataset(store, "ab" * 32)
+    assert row is not None
+    assert (row.recalled_ns, row.recall_reason) == (9, "wrong labels")
 
 
 def test_runs_come_newest_first_and_by_state(store: Store):
-    for i in range(3):
-        new_run(store, str(i) * 32, created_ns=i)
-    registry.update_run(store, "2" * 32, now_ns=5, state="failed")
-    assert [r.id[0] for r in registry.list_runs(store, "demo")] == ["2", "1", "0"]
-    assert [r.id[0] for r in registry.list_runs(store, "demo", states=["failed"])] == ["2"]
-    assert len(registry.list_runs(store, "demo", limit=2)) == 2
+    made = [claimed(store, created_ns=i) for i in range(3)]
+    assert runqueue.finish(store, made[2], "w", "failed", {"words": "x"}, now_ns=101)
+    assert [r.id for r in runs.list_runs(store, "demo")] == made[::-1]
+    assert [r.id for r in runs.list_runs(store, "demo", states=["failed"])] == [made[2]]
+    assert len(runs.list_runs(store, "demo", limit=2)) == 2
     with pytest.raises(LimitExceeded):
-        registry.list_runs(store, "demo", limit=10_000)
+        runs.list_runs(store, "demo", limit=10_000)
 
 
 def test_a_dataset_stays_as_it_was_first_recorded(store: Store):

@@ -1,7 +1,7 @@
-"""The registry: datasets, training runs, models and the files of their bundles.
+"""The registry: datasets, models and the files of their bundles. Runs: `runqueue`, `runs`.
 
-Owns all reading and writing of the tables `datasets`, `runs`, `models` and `blobs`; only the
-training service writes them. Promises that a model is in the registry with all its files or not at
+Owns all reading and writing of the tables `datasets` and `models`; only the training service
+writes them. Promises that a model is in the registry with all its files or not at
 all, that a version once taken never changes its content, and that a bundle read back is the one
 that was registered. Keeps no state; any thread may call it. Time comes in as an argument.
 """
@@ -12,19 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from fieldloop_contract.errors import Isolate, LimitExceeded, RejectedInput, RetryLater
+from fieldloop_contract.errors import Isolate, RejectedInput, RetryLater
 from fieldloop_contract.manifest import Manifest, check_bundle, parse_manifest, sha256
+from fieldloop_store.artefacts import add_artefacts, add_blobs
 from fieldloop_store.engine import Store
-from fieldloop_store.schema import blobs, datasets, models, runs
+from fieldloop_store.frozensets import count_look
+from fieldloop_store.runqueue import end_run, hold
+from fieldloop_store.schema import blobs, datasets, models
 
 ModelState = Literal["approved", "rejected", "recalled"]
 MODEL_STATES: tuple[ModelState, ...] = ("approved", "rejected", "recalled")
-RunState = Literal["running", "approved", "rejected", "refused", "skipped", "failed"]
-"""`running`, or how it ended: `approved` and `rejected` made a model; `refused` found its data or
-settings wrong, `skipped` found its dataset trained on already, `failed` was killed or crashed."""
 ROWS_MAX = 1_000
 
 
@@ -44,24 +44,6 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRow:
-    """One training run: why it started, how far it is, how it ended."""
-
-    id: str
-    fleet: str
-    recipe: str
-    model: str
-    state: str
-    trigger: dict[str, Any]
-    settings: dict[str, Any]
-    dataset: str | None
-    progress: dict[str, Any]
-    verdict: dict[str, Any] | None
-    created_ns: int
-    updated_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class DatasetRow:
     """One immutable dataset: what was asked for, what is in it, where its file is."""
 
@@ -71,10 +53,11 @@ class DatasetRow:
     summary: dict[str, Any]
     path: str
     created_ns: int
+    recalled_ns: int | None = None
+    recall_reason: str | None = None
 
 
 _MODEL_COLUMNS = tuple(models.c[name] for name in ModelRow.__dataclass_fields__)
-_RUN_COLUMNS = tuple(runs.c[name] for name in RunRow.__dataclass_fields__)
 _DATASET_COLUMNS = tuple(datasets.c[name] for name in DatasetRow.__dataclass_fields__)
 
 
@@ -84,6 +67,25 @@ def next_version(store: Store, fleet: str, name: str) -> int:
     with store.read() as connection:
         highest = connection.execute(query).scalar()
     return (highest or 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run ends with, when it made a model.
+
+    Attributes:
+        verdict: of the gates; `approved` or `rejected` is the state of run and model.
+        artefacts: media type and content by name.
+        frozen: number of the frozen set that was looked at, where one was.
+        progress: the run's last.
+    """
+
+    run: str
+    owner: str
+    verdict: Mapping[str, Any]
+    artefacts: Mapping[str, tuple[str, bytes]]
+    frozen: int | None = None
+    progress: Mapping[str, Any] | None = None
 
 
 def register_model(
@@ -110,47 +112,82 @@ def register_model(
         RetryLater: the database is away, or another writer was faster.
     """
     check_bundle(manifest, files)
-    payload, digest = manifest.encode(), manifest.digest()
-    mine = (models.c.fleet == fleet, models.c.name == manifest.name)
     try:
         with store.begin() as connection:
-            taken = connection.execute(
-                select(models.c.digest).where(*mine, models.c.version == manifest.version)
-            ).scalar()
-            if taken == digest:
-                return
-            if taken is not None:
-                raise RejectedInput(
-                    f"{manifest.name} version {manifest.version} is taken by {taken[:12]}",
-                    code="registry.version-taken",
-                )
-            by_digest = {sha256(data): data for data in files.values()}
-            known = set(
-                connection.execute(
-                    select(blobs.c.sha256).where(blobs.c.sha256.in_(by_digest))
-                ).scalars()
-            )
-            missing = [{"sha256": k, "data": v} for k, v in by_digest.items() if k not in known]
-            if missing:
-                connection.execute(insert(blobs), missing)
-            connection.execute(
-                insert(models).values(
-                    fleet=fleet,
-                    name=manifest.name,
-                    version=manifest.version,
-                    digest=digest,
-                    state=state,
-                    manifest=payload,
-                    run=run,
-                    dataset=manifest.lineage.dataset,
-                    metrics=dict(metrics),
-                    created_ns=now_ns,
-                )
-            )
+            _register(connection, fleet, manifest, files, run, metrics, state, now_ns)
     except IntegrityError as error:
-        raise RetryLater(
-            f"another writer registered {manifest.name} first", code="registry.race"
-        ) from error
+        raise _race(manifest) from error
+
+
+def publish(
+    store: Store,
+    result: Result,
+    *,
+    fleet: str,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    metrics: Mapping[str, Any],
+    state: Literal["approved", "rejected"],
+    now_ns: int,
+) -> bool:
+    """Register a version and end the run that made it, in one transaction: all of it or nothing.
+
+    Returns:
+        False, and nothing is written, where the run is not the caller's any more.
+
+    Raises:
+        As `register_model`.
+    """
+    check_bundle(manifest, files)
+    try:
+        with store.begin() as connection:
+            if not hold(connection, result.run, result.owner):
+                return False
+            _register(connection, fleet, manifest, files, result.run, metrics, state, now_ns)
+            add_artefacts(connection, result.run, result.artefacts, now_ns)
+            if result.frozen is not None:
+                count_look(connection, fleet, manifest.name, result.frozen, result.run, now_ns)
+            end_run(connection, result.run, state, result.verdict, now_ns, result.progress)
+    except IntegrityError as error:
+        raise _race(manifest) from error
+    return True
+
+
+def _register(
+    connection: Connection, fleet: str, manifest: Manifest, files: Mapping[str, bytes],
+    run: str | None, metrics: Mapping[str, Any], state: ModelState, now_ns: int,
+) -> None:  # fmt: skip
+    digest = manifest.digest()
+    mine = (models.c.fleet == fleet, models.c.name == manifest.name)
+    taken = connection.execute(
+        select(models.c.digest).where(*mine, models.c.version == manifest.version)
+    ).scalar()
+    if taken == digest:
+        return
+    if taken is not None:
+        raise RejectedInput(
+            f"{manifest.name} version {manifest.version} is taken by {taken[:12]}",
+            code="registry.version-taken",
+        )
+    add_blobs(connection, {sha256(data): data for data in files.values()})
+    connection.execute(
+        insert(models).values(
+            fleet=fleet,
+            name=manifest.name,
+            version=manifest.version,
+            digest=digest,
+            state=state,
+            manifest=manifest.encode(),
+            run=run,
+            dataset=manifest.lineage.dataset,
+            metrics=dict(metrics),
+            created_ns=now_ns,
+        )
+    )
+
+
+def _race(manifest: Manifest) -> RetryLater:
+    return RetryLater(f"another writer registered {manifest.name} first", code="registry.race")
 
 
 def set_model_state(store: Store, fleet: str, name: str, version: int, state: ModelState) -> bool:
@@ -253,74 +290,49 @@ def find_dataset(store: Store, digest: str) -> DatasetRow | None:
     return DatasetRow(*tuple(rows[0])) if rows else None
 
 
-def create_run(store: Store, row: RunRow) -> None:
-    """Record a new run."""
-    with store.begin() as connection:
-        values = {c.name: getattr(row, c.name) for c in _RUN_COLUMNS}
-        connection.execute(insert(runs).values(**values))
+def recall_dataset(
+    store: Store, fleet: str, digest: str, *, reason: str, now_ns: int
+) -> list[tuple[str, int]]:
+    """Recall a dataset: every version that was trained on it may not run any more.
 
+    Versions that began from the weights of one of them have learnt from it too, and go with it.
+    The dataset trains nothing from now on.
 
-def update_run(
-    store: Store,
-    run: str,
-    *,
-    now_ns: int,
-    state: RunState | None = None,
-    dataset: str | None = None,
-    progress: Mapping[str, Any] | None = None,
-    verdict: Mapping[str, Any] | None = None,
-) -> bool:
-    """Change what is given of a run that is still running; False where it has ended.
-
-    A run ends once: what a late writer says of it afterwards is ignored.
-    """
-    values: dict[str, Any] = {"updated_ns": now_ns}
-    if state is not None:
-        values["state"] = state
-    if dataset is not None:
-        values["dataset"] = dataset
-    if progress is not None:
-        values["progress"] = dict(progress)
-    if verdict is not None:
-        values["verdict"] = dict(verdict)
-    with store.begin() as connection:
-        changed = connection.execute(
-            update(runs).where(runs.c.id == run, runs.c.state == "running").values(**values)
-        )
-    return changed.rowcount == 1
-
-
-def find_run(store: Store, run: str) -> RunRow | None:
-    """One run, or None."""
-    rows = _fetch(store, select(*_RUN_COLUMNS).where(runs.c.id == run))
-    return RunRow(*tuple(rows[0])) if rows else None
-
-
-def list_runs(
-    store: Store,
-    fleet: str,
-    *,
-    model: str | None = None,
-    states: Sequence[RunState] | None = None,
-    dataset: str | None = None,
-    limit: int = 50,
-) -> list[RunRow]:
-    """Runs, the newest first.
+    Returns:
+        Name and version of what is recalled, that of an earlier recall included.
 
     Raises:
-        LimitExceeded: more than `ROWS_MAX` are asked for.
+        RejectedInput: no such dataset in this fleet.
     """
-    if limit > ROWS_MAX:
-        raise LimitExceeded(f"{limit} runs asked for", hint=f"at most {ROWS_MAX}")
-    query = select(*_RUN_COLUMNS).where(runs.c.fleet == fleet)
-    if model is not None:
-        query = query.where(runs.c.model == model)
-    if states is not None:
-        query = query.where(runs.c.state.in_(states))
-    if dataset is not None:
-        query = query.where(runs.c.dataset == dataset)
-    newest = query.order_by(runs.c.created_ns.desc(), runs.c.id).limit(limit)
-    return [RunRow(*tuple(row)) for row in _fetch(store, newest)]
+    with store.begin() as connection:
+        changed = connection.execute(
+            update(datasets)
+            .where(datasets.c.digest == digest, datasets.c.fleet == fleet)
+            .values(
+                recalled_ns=func.coalesce(datasets.c.recalled_ns, now_ns),
+                recall_reason=func.coalesce(datasets.c.recall_reason, reason[:2_000]),
+            )
+        )
+        if changed.rowcount != 1:
+            raise RejectedInput(
+                f"no dataset {digest:.12} in fleet {fleet}", code="registry.no-dataset"
+            )
+        query = select(models.c.name, models.c.version, models.c.digest, models.c.dataset,
+                       models.c.metrics).where(models.c.fleet == fleet)  # fmt: skip
+        rows = connection.execute(query.order_by(models.c.created_ns)).all()
+        tainted: set[str] = set()
+        gone: list[tuple[str, int]] = []
+        for row in rows:
+            if row.dataset == digest or row.metrics.get("warm_from") in tainted:
+                tainted.add(row.digest)
+                gone.append((row.name, row.version))
+        if tainted:
+            connection.execute(
+                update(models)
+                .where(models.c.fleet == fleet, models.c.digest.in_(tainted))
+                .values(state="recalled")
+            )
+    return gone
 
 
 def _fetch(store: Store, query: Select[Any]) -> Sequence[Row[Any]]:

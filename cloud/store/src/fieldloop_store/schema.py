@@ -6,10 +6,14 @@ table its kind belongs to. Times are int64 ns of UTC. One service writes each ta
     telemetry   frames, samples, results, events, annotations, dead_letters, dead_letter_overflow,
                 devices, services, ledgers, retired, frame_summaries, machines,
                 stream_assignments, device_audit
-    training    datasets, runs, models, blobs
+    training    datasets, runs, run_epochs, artefacts, questions, frozen_sets, frozen_looks,
+                models, blobs
     delivery    rollouts, rollout_devices, rollout_audit, assignments, documents
     anybody     rollout_requests: inserted by whoever asks (console, commands), answered by delivery
     machines    those of `schema_machines`
+
+Two of training's tables take a person's word from elsewhere, through training's own functions: the
+console enqueues and cancels `runs` (`runqueue`) and answers `questions`.
 
 A service is its processes and its commands: `python -m fieldloop_telemetry devices ...` writes
 telemetry's tables as telemetry does, one transaction for each change. Two commands go further,
@@ -295,8 +299,12 @@ datasets = Table(
     Column("summary", JSON, nullable=False),
     Column("path", Text, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
+    Column("recalled_ns", BigInteger),  # NULL: it stands
+    Column("recall_reason", Text),
 )
 
+# The queue of training runs. `owner` holds a running one until `lease_ns`; a lease that ran out
+# gives it to whoever claims next. `options` is what the run needs beside the recipe's settings.
 runs = Table(
     "runs",
     metadata,
@@ -312,7 +320,77 @@ runs = Table(
     Column("verdict", JSON),
     Column("created_ns", BigInteger, nullable=False),
     Column("updated_ns", BigInteger, nullable=False),
+    Column("options", JSON),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("owner", String(200)),
+    Column("lease_ns", BigInteger),
+    Column("started_ns", BigInteger),
+    Column("ended_ns", BigInteger),
+    Column("cancel_by", String(200)),
     Index("runs_by_state", "fleet", "state", "created_ns"),
+)
+
+# The curves of a run: its figures after each epoch.
+run_epochs = Table(
+    "run_epochs",
+    metadata,
+    Column("run", String(32), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("figures", JSON, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+# Files about a run or a dataset (`subject`): plots, reports. The bytes are in `blobs`.
+artefacts = Table(
+    "artefacts",
+    metadata,
+    Column("subject", String(64), primary_key=True),
+    Column("name", String(120), primary_key=True),
+    Column("media_type", String(80), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+# What training asks a person: a drift that was seen, its evidence, and the run that it proposes.
+questions = Table(
+    "questions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("fleet", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("proposal", JSON, nullable=False),
+    Column("answer", JSON),
+    Column("run", String(32)),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+    Index("questions_by_state", "fleet", "state", "created_ns"),
+)
+
+# The frozen evaluation sets of a model, by recording, and each run that has looked at one.
+frozen_sets = Table(
+    "frozen_sets",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("recordings", JSON, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
+frozen_looks = Table(
+    "frozen_looks",
+    metadata,
+    Column("fleet", String(63), primary_key=True),
+    Column("model", String(63), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("run", String(32), primary_key=True),
+    Column("at_ns", BigInteger, nullable=False),
 )
 
 models = Table(

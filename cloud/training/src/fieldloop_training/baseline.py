@@ -1,6 +1,8 @@
-"""The plain baseline of every run: logistic regression on window statistics. One thread.
+"""The plain baseline of every run, on window statistics. One thread.
 
-If a network cannot beat this, it is not worth sending to a device.
+Logistic regression for a classification; for anomalies Hotelling's T squared and Q (J. E. Jackson,
+G. S. Mudholkar, "Control procedures for residuals associated with principal component analysis",
+Technometrics 21, 1979). If a network cannot beat this, it is not worth sending to a device.
 """
 
 from __future__ import annotations
@@ -38,3 +40,39 @@ def fit_predict(
     model.fit(statistics(samples), labels)
     named: NDArray[np.int64] = model.predict(statistics(held)).astype(np.int64)
     return named
+
+
+VARIANCE_KEPT = 0.95
+_TINY = 1e-9
+
+
+class Hotelling:
+    """T squared within the principal components that keep 95 % of the variance, Q outside them.
+
+    Args:
+        samples: float32[n, window_samples, channels], healthy windows.
+    """
+
+    def __init__(self, samples: NDArray[np.float32]) -> None:
+        x = statistics(samples)
+        self._centre, spread = x.mean(axis=0), x.std(axis=0)
+        self._scale = np.where(spread > _TINY, spread, 1.0)
+        _, sizes, rows = np.linalg.svd((x - self._centre) / self._scale, full_matrices=False)
+        variances = np.square(sizes) / max(1, len(x) - 1)
+        shares = np.cumsum(variances) / max(float(variances.sum()), _TINY)
+        kept = int(np.searchsorted(shares, VARIANCE_KEPT)) + 1
+        self._axes, self._variances = rows[:kept], np.maximum(variances[:kept], _TINY)
+        t2, q = self._both(x)
+        self._t2_scale, self._q_scale = max(float(t2.mean()), _TINY), max(float(q.mean()), _TINY)
+
+    def _both(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        z = (x - self._centre) / self._scale
+        along = z @ self._axes.T
+        t2 = (np.square(along) / self._variances).sum(axis=1)
+        q = np.square(z - along @ self._axes).sum(axis=1)
+        return t2, q
+
+    def scores(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
+        """float64[n]: the larger of T squared and Q, each over its mean on the fitted windows."""
+        t2, q = self._both(statistics(samples))
+        return np.maximum(t2 / self._t2_scale, q / self._q_scale)

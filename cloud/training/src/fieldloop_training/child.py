@@ -4,8 +4,9 @@ Loads TensorFlow first, then waits for its order, one JSON line on stdin, carrie
 so it can be started before it is needed. Its memory is given back when it ends. It dies with its
 parent: the end of stdin, which even a killed parent brings about, ends it at once.
 
-Order: `{"run": id, "settings": {...}}`. Exit status 0 where the run has ended in the store,
-whatever the verdict; anything else leaves it to the parent to mark the run as failed.
+Order: `{"run": id, "owner": name, "settings": {...}}`: the parent has claimed the run under that
+name. Exit status 0 where the run has ended or was released in the store; anything else leaves it
+to the parent to give the run back to the queue, or to the lease to run out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -51,7 +51,7 @@ def _warm() -> None:
 
     tf.get_logger().setLevel("ERROR")
     _ = tf.keras.layers, tf.lite.TFLiteConverter
-    from fieldloop_training import pipeline  # noqa: F401, PLC0415 - as above
+    from fieldloop_training import carrying  # noqa: F401, PLC0415 - as above
 
 
 def main() -> int:
@@ -65,30 +65,23 @@ def main() -> int:
     if not line.endswith(b"\n"):
         return ExitCode.USAGE
     order: dict[str, Any] = json.loads(line)
-    from fieldloop_store.engine import Store  # noqa: PLC0415 - after the warm-up
-    from fieldloop_training.pipeline import run  # noqa: PLC0415
-    from fieldloop_training.progress import Progress  # noqa: PLC0415
+    from fieldloop_store import runs  # noqa: PLC0415 - after the warm-up
+    from fieldloop_store.engine import Store  # noqa: PLC0415
+    from fieldloop_training.carrying import carry_out  # noqa: PLC0415
     from fieldloop_training.settings import TrainingSettings  # noqa: PLC0415
 
     settings = TrainingSettings.model_validate(order["settings"])
     configure(settings.log_level)
-    journal = Journal("training.run")
     store = Store.open(settings.store_url, create=False)
-    run_id = str(order["run"])
-    begun_s = time.monotonic()
-    journal.info("run.began", run=run_id, recipe=settings.recipe)
     try:
-        progress = Progress(store, run_id, time.time_ns)
-        state = run(store, settings, run_id, progress, time.time_ns)
+        row = runs.find_run(store, str(order["run"]))
+        if row is not None and row.owner == order["owner"]:
+            carry_out(store, settings, row, str(order["owner"]), Journal("training.run"))
     except RetryLater as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return ExitCode.TEMPORARY
     finally:
         store.close()
-    journal.info(
-        "run.ended", run=run_id, state=state, seconds=round(time.monotonic() - begun_s, 2),
-        stages=progress.last["seconds"],
-    )  # fmt: skip
     return ExitCode.OK
 
 

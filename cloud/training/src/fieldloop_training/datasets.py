@@ -26,6 +26,7 @@ from fieldloop_contract.errors import Isolate, LimitExceeded, RejectedInput
 from fieldloop_contract.manifest import Channel, Input, Normalisation
 from fieldloop_models.recipe import WindowPlan
 from fieldloop_training.labels import Recording
+from fieldloop_training.workplace import sync_folder
 
 WINDOWS_MAX = 500_000
 DATASET_BYTES_MAX = 2 << 30
@@ -114,8 +115,11 @@ def plain_input(name: str, channels: Sequence[Channel], rate_hz: float, plan: Wi
     )
 
 
-def check(dataset: Dataset) -> None:
+def check(dataset: Dataset, task: str = "classification") -> None:
     """Refuse, in words, what cannot be trained on.
+
+    Args:
+        task: of the recipe; only a classification needs several labels.
 
     Raises:
         RejectedInput: no windows, one label, too few windows, a sample that is not finite, a
@@ -143,7 +147,7 @@ def check(dataset: Dataset) -> None:
             f"{int((~finite).sum())} windows hold NaN or infinity, of {', '.join(bad[:5])}",
             code="dataset.not-finite",
         )
-    if len(dataset.labels) < 2:
+    if task == "classification" and len(dataset.labels) < 2:
         raise RejectedInput(
             f"only one class is labelled: {dataset.labels[0]}",
             code="dataset.one-class",
@@ -199,11 +203,7 @@ def write(dataset: Dataset, folder: Path, query: dict[str, Any]) -> tuple[str, P
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     unfinished.rename(path)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)
     return digest, path
 
 

@@ -1,56 +1,16 @@
-"""Evaluation on held-out windows: the int8 file in the edge runtime, as it will run on a device.
-
-Owns how accuracy, agreement and latency are measured. Scores through `fieldloop_scoring`, the
-device's own code. One thread.
-"""
+"""Figures of an evaluation: accuracy, confusion, detection; which windows become golden. Pure."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop_contract.manifest import Manifest
-from fieldloop_scoring.runners import open_runner
-from fieldloop_scoring.scorer import Scorer
-
-LATENCY_CALLS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeScores:
-    """What a file said in the edge runtime.
-
-    Attributes:
-        probabilities: float32[n, labels], dequantized.
-        latency_us: median and 95th percentile of one window, normalisation included.
-    """
-
-    probabilities: NDArray[np.float32]
-    latency_us: tuple[float, float]
-
-
-def score_on_edge(manifest: Manifest, model: bytes, samples: NDArray[np.float32]) -> EdgeScores:
-    """Score windows one by one, as a device does.
-
-    Args:
-        samples: float32[n, window_samples, channels], physical units.
-
-    Raises:
-        Isolate: the runtime cannot run the file, or it is not what the manifest says.
-    """
-    scorer = Scorer(manifest, open_runner(model))
-    rows, took_ns = [], []
-    for window in samples:
-        begun = time.perf_counter_ns()
-        rows.append(scorer.raw(window)[0])
-        took_ns.append(time.perf_counter_ns() - begun)
-    middle, high = np.percentile(np.array(took_ns[-LATENCY_CALLS:]) / 1e3, (50, 95))
-    return EdgeScores(np.stack(rows), (float(middle), float(high)))
+from fieldloop_contract.manifest import AlarmRule
+from fieldloop_scoring import alarms
+from fieldloop_scoring.alarms import Alarm
 
 
 def figures(
@@ -97,3 +57,35 @@ def pick_golden(wanted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
             if queue and len(chosen) < count:
                 chosen.append(int(queue.pop(len(queue) // 2)))
     return np.array(sorted(chosen), np.int64)
+
+
+def raised(
+    scores: NDArray[np.float64], recordings: NDArray[np.int64], threshold: float, rule: AlarmRule
+) -> NDArray[np.bool_]:
+    """Whether the alarm stands after each window, by the device's rule: bool[n].
+
+    Args:
+        scores: float64[n], in order of time within a recording; NaN moves nothing.
+        recordings: int64[n]; the alarm begins anew in each.
+    """
+    out = np.zeros(len(scores), np.bool_)
+    state, before = Alarm(), -1
+    for index, (score, recording) in enumerate(zip(scores, recordings, strict=True)):
+        if recording != before:
+            state, before = Alarm(), recording
+        if np.isfinite(score):
+            state = alarms.step(state, float(score), threshold, rule)
+        out[index] = state.raised
+    return out
+
+
+def area_under_curve(healthy: NDArray[np.float64], faulty: NDArray[np.float64]) -> float:
+    """Probability that a faulty window scores above a healthy one, ties counting half.
+
+    H. B. Mann, D. R. Whitney, Annals of Mathematical Statistics 18, 1947. NaN where one is empty.
+    """
+    if not len(healthy) or not len(faulty):
+        return float("nan")
+    ordered = np.sort(healthy)
+    below = np.searchsorted(ordered, faulty, "left") + np.searchsorted(ordered, faulty, "right")
+    return float(below.mean() / (2 * len(ordered)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from fieldloop_contract.errors import RejectedInput
-from fieldloop_store import queries, registry
+from fieldloop_store import queries, questions, registry, runs
 from fieldloop_store.engine import Store
 
 
@@ -23,7 +23,7 @@ def lineage(store: Store, fleet: str, name: str, version: int) -> dict[str, Any]
         raise RejectedInput(f"no {name} version {version} in fleet {fleet}", code="lineage.unknown")
     manifest, _ = registry.load_bundle(store, model.digest)
     dataset = registry.find_dataset(store, model.dataset) if model.dataset else None
-    run = registry.find_run(store, model.run) if model.run else None
+    run = runs.find_run(store, model.run) if model.run else None
     siblings = (
         registry.list_models(store, fleet, dataset=model.dataset) if model.dataset else [model]
     )
@@ -38,6 +38,7 @@ def lineage(store: Store, fleet: str, name: str, version: int) -> dict[str, Any]
         },
         "dataset": None if dataset is None else {
             "digest": dataset.digest, "path": dataset.path, "query": dataset.query,
+            "recalled": dataset.recall_reason if dataset.recalled_ns else None,
             "summary": {k: v for k, v in dataset.summary.items() if k != "parts"},
         },
         "same_dataset": [f"{m.name} {m.version}" for m in siblings],
@@ -58,21 +59,26 @@ def running_on(store: Store, fleet: str, digests: set[str]) -> list[str]:
 
 
 def overview(store: Store, fleet: str, runs_max: int = 10) -> dict[str, Any]:
-    """The newest runs and all versions of a fleet."""
+    """The newest runs, all versions and the open questions of a fleet."""
     return {
         "runs": [
             {
                 "id": r.id, "model": r.model, "state": r.state, "progress": r.progress,
                 "words": (r.verdict or {}).get("words"), "dataset": r.dataset,
+                "trigger": {k: v for k, v in r.trigger.items() if k != "marks"},
             }
-            for r in registry.list_runs(store, fleet, limit=runs_max)
+            for r in runs.list_runs(store, fleet, limit=runs_max)
         ],
         "models": [
             {
                 "name": m.name, "version": m.version, "state": m.state, "digest": m.digest,
                 "int8": m.metrics.get("int8"), "float": m.metrics.get("float"),
-                "bytes": m.metrics.get("bytes"),
+                "bytes": m.metrics.get("bytes"), "dataset": m.dataset,
             }
             for m in registry.list_models(store, fleet)
+        ],
+        "questions": [
+            {"id": q.id, "model": q.model, "words": q.evidence.get("words")}
+            for q in questions.list_questions(store, fleet, states=["open"])
         ],
     }  # fmt: skip

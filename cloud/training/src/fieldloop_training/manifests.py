@@ -16,7 +16,9 @@ from fieldloop_contract.manifest import (
     Manifest,
     Normalisation,
     Output,
+    RunningWhen,
 )
+from fieldloop_models.recipe import Task
 from fieldloop_training.gates import Verdict
 
 GOLDEN_WINDOWS = 8
@@ -29,35 +31,39 @@ def draft(
     *,
     name: str,
     version: int,
+    task: Task,
     spec: Input,
     normalisation: Normalisation,
-    labels: Sequence[str],
+    outputs: list[Output],
     model: bytes,
     limits: Limits,
+    running_when: RunningWhen | None = None,
 ) -> Manifest:
     """The manifest without golden vectors and lineage: enough to score with."""
     return Manifest(
         name=name,
         version=version,
-        task="classification",
+        task=task,
         files={MODEL_FILE: FileRef.of(model), GOLDEN_FILE: FileRef.of(b"\0")},
         inputs=[spec.model_copy(update={"normalisation": normalisation})],
-        outputs=[Output(name="activity", kind="probabilities", labels=list(labels))],
+        outputs=outputs,
         golden=Golden(count=1, tolerance=1.0),
         limits=limits,
+        running_when=running_when,
     )
 
 
 def complete(
     manifest: Manifest,
     *,
+    version: int,
     golden: bytes,
     golden_count: int,
     output_step: float,
     drift_reference: dict[str, Any],
     lineage: Lineage,
 ) -> Manifest:
-    """Add golden vectors, drift reference and lineage to a draft.
+    """Add version, golden vectors, drift reference and lineage to a draft.
 
     Args:
         output_step: quantization step of the output tensor; 0 where it is float.
@@ -65,6 +71,7 @@ def complete(
     tolerance = GOLDEN_STEPS * output_step if output_step else 1e-4
     return manifest.model_copy(
         update={
+            "version": version,
             "files": {**manifest.files, GOLDEN_FILE: FileRef.of(golden)},
             "golden": Golden(count=golden_count, tolerance=tolerance),
             "drift_reference": drift_reference,
@@ -78,17 +85,26 @@ def model_card(
     name: str,
     version: int,
     about: str,
+    words: str,
     summary: Mapping[str, Any],
     metrics: Mapping[str, Mapping[str, float]],
     verdict: Verdict,
+    plots: Sequence[str],
 ) -> str:
-    """The model card as Markdown: the recipe's part, the data, the figures, the gates."""
+    """The model card as Markdown: the recipe's part, the data, the figures, the gates.
+
+    Args:
+        words: how the threshold came about, or "".
+        plots: names of the run's plots.
+    """
     devices = summary["windows_by_device"]
+    columns = sorted({k for figures in metrics.values() for k in figures})
     lines = [
         f"# {name} version {version}",
         "",
         about.rstrip(),
         "",
+        *([words, ""] if words else []),
         "## Data",
         "",
         f"{summary['windows']} windows of {summary['recordings']} recordings from "
@@ -98,22 +114,33 @@ def model_card(
         "|---|---|",
         *(f"| {label} | {n} |" for label, n in summary["windows_by_label"].items()),
         "",
-        "## Figures on the held-out recordings",
+        "## Figures on what was held out",
         "",
-        "| what | accuracy by window | mean recall | accuracy by recording |",
-        "|---|---|---|---|",
+        f"| candidate | {' | '.join(c.replace('_', ' ') for c in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
         *(
-            f"| {what} | {m['accuracy']:.3f} | {m['recall_mean']:.3f} "
-            f"| {m['recording_accuracy']:.3f} |"
+            f"| {what} | {' | '.join(_figure(m.get(c)) for c in columns)} |"
             for what, m in metrics.items()
         ),
         "",
-        "The held-out recordings are of the same devices as the training ones; a device that was "
-        "never seen may do worse.",
+        "What is held out is of the same devices as what was learnt; a device that was never seen "
+        "may do worse.",
         "",
         "## Gates",
         "",
+        verdict.words,
+        "",
         *(f"- {g.name}: {g.outcome}; {g.words}" for g in verdict.gates),
+        "",
+        "## Plots",
+        "",
+        *(f"![{p.rsplit('.', 1)[0]}]({p})" for p in plots),
         "",
     ]
     return "\n".join(lines)[:CARD_CHARS_MAX]
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.3f}"

@@ -1,201 +1,225 @@
 """The watcher: looks at the store, decides when to train, sees runs through.
 
-Owns the rows of runs from their start to the end of a run that did not end by itself. Small on
-purpose: TensorFlow lives in the child. One owner loop, which is the caller's thread.
+Two duties in one owner loop, which is the caller's thread. It enqueues runs where `triggers` says
+so, and asks where `fleetdrift` finds something. And it carries out what is in the queue, whoever
+enqueued it: in a local child, one at a time, or on Ray. Small on purpose: TensorFlow lives in the
+child. What it knows is in the store, so a restart loses nothing.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
+from typing import Protocol
 
-from sqlalchemy import func, select
-
-from fieldloop_contract.errors import RetryLater
+from fieldloop_contract.errors import FixConfiguration, RetryLater
+from fieldloop_models.recipe import load_recipe
 from fieldloop_runtime.health import Health
 from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.life import Life
-from fieldloop_store import registry, schema
+from fieldloop_store import runqueue, runs
 from fieldloop_store.engine import Store
-from fieldloop_training.labels import CONFIDENCE_MIN, UNKNOWN
+from fieldloop_training import carrying
+from fieldloop_training.fleetdrift import FleetDrift
+from fieldloop_training.marks import frame_marks, history, usable_marks
 from fieldloop_training.settings import TrainingSettings
-from fieldloop_training.triggers import (
-    Decision,
-    LastRun,
-    LogMark,
-    Rule,
-    Watch,
-    decide,
-    marks_from_object,
-    marks_to_object,
-)
+from fieldloop_training.triggers import Decision, LogMark, Rule, Watch, decide, marks_to_object
 from fieldloop_training.worker import Worker
 
-SLACK_NS = 250_000_000
-"""How far before the end of a label the signal may end and still be taken as complete."""
-FRAME_NS_MAX = 600 * 10**9
-"""A label whose last frame began longer than this before the label is not seen as complete."""
 TICK_LIMIT_S = 60.0
+CANCEL_GRACE_S = 30.0
+"""A child that does not end this long after a person asked for it is killed."""
 
 
-def usable_marks(store: Store, fleet: str, stream: str) -> dict[str, LogMark]:
-    """Marks of the annotations whose signal has arrived up to their end.
+class Carrier(Protocol):
+    """Carries out what is in the queue."""
 
-    Raises:
-        RetryLater: the store is away.
-    """
-    a, f = schema.annotations.c, schema.frames.c
-    arrived = (
-        select(f.seq)
-        .where(
-            f.fleet == a.fleet,
-            f.device == a.about_device,
-            f.stream == a.stream,
-            f.t0_ns < a.t1_ns,
-            f.t0_ns >= a.t0_ns - FRAME_NS_MAX,
-            f.t1_ns >= a.t1_ns - SLACK_NS,
-        )
-        .exists()
-    )
-    query = (
-        select(a.device, a.service, a.epoch, func.count(), func.max(a.seq))
-        .where(
-            a.fleet == fleet,
-            a.stream == stream,
-            a.label != UNKNOWN,
-            a.confidence >= CONFIDENCE_MIN,
-            arrived,
-        )
-        .group_by(a.device, a.service, a.epoch)
-    )
-    with store.read() as connection:
-        rows = connection.execute(query).all()
-    return {"/".join(row[:3]): LogMark(int(row[3]), int(row[4])) for row in rows}
+    @property
+    def busy(self) -> bool:
+        """Whether it has all that it can do."""
+        ...
+
+    def step(self, now_s: float) -> None:
+        """Look after what is under way, and claim more where there is room."""
+        ...
+
+    def prepare(self, now_s: float) -> None:
+        """A run is likely soon."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is under way."""
+        ...
 
 
-class Watcher:
-    """State of the watcher between two looks at the store."""
+class LocalCarrier:
+    """One child of this process at a time."""
 
     def __init__(
         self, store: Store, settings: TrainingSettings, journal: Journal, worker: Worker
     ) -> None:
         self._store, self._settings = store, settings
         self._journal, self._worker = journal, worker
-        self._rule = Rule(settings.min_annotations, settings.quiet_s)
+        self._owner = ""
+        self._asked_s: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self._worker.busy
+
+    def prepare(self, now_s: float) -> None:
+        """Have a child ready."""
+        if self._settings.prewarm:
+            self._worker.warm(now_s)
+
+    def step(self, now_s: float) -> None:
+        """Look after the child; claim a run where it has none."""
+        self._see_to_cancel(now_s)
+        ended = self._worker.poll(now_s)
+        if ended is not None and ended.run is not None:
+            self._give_back(ended.run, ended.words, counts=True)
+        if self._worker.busy:
+            return
+        owner = carrying.owner_name()
+        row = carrying.claim(self._store, self._settings, owner)
+        if row is not None:
+            self._owner, self._asked_s = owner, None
+            self._worker.order(row.id, owner, self._settings.model_dump(mode="json"), now_s)
+
+    def _see_to_cancel(self, now_s: float) -> None:
+        """The child sees to it by itself; one that cannot is killed."""
+        if self._worker.run is None:
+            return
+        row = runs.find_run(self._store, self._worker.run)
+        if row is None or row.cancel_by is None or row.state != "running":
+            return
+        self._asked_s = self._asked_s or now_s
+        if now_s - self._asked_s > CANCEL_GRACE_S:
+            verdict = {"words": f"cancelled by {row.cancel_by}"}
+            runqueue.finish(
+                self._store, row.id, self._owner, "cancelled", verdict, now_ns=time.time_ns()
+            )
+            self._worker.end("cancelled")
+
+    def _give_back(self, run: str, words: str, *, counts: bool) -> None:
+        """Put a run back in the queue, unless it has ended by itself."""
+        back = runqueue.release(
+            self._store, run, self._owner, words=words, counts=counts, now_ns=time.time_ns()
+        )
+        if back:
+            self._journal.error("run.released", run=run, reason=words)
+
+    def close(self) -> None:
+        """End the child; a run under way waits for the next start, and goes on then."""
+        ended = self._worker.stop()
+        if ended is not None and ended.run is not None:
+            self._give_back(ended.run, ended.words, counts=False)
+
+
+class Watcher:
+    """State of the watcher between two looks at the store."""
+
+    def __init__(
+        self, store: Store, settings: TrainingSettings, journal: Journal, carrier: Carrier
+    ) -> None:
+        self._store, self._settings = store, settings
+        self._journal, self._carrier = journal, carrier
         self._watch = Watch()
         self._said = ""
-
-    def adopt(self) -> int:
-        """Mark runs as failed that a former process of this service left open; how many."""
-        left = registry.list_runs(
-            self._store, self._settings.fleet, model=self._settings.model, states=["running"]
+        self._drift = FleetDrift(store, settings)
+        task = load_recipe(settings.recipe, settings.recipe_object()).task
+        self._by_frames = task == "anomaly"
+        self._rule = Rule(
+            min_new=settings.min_frames if self._by_frames else settings.min_annotations,
+            quiet_s=settings.quiet_s,
+            what="frames" if self._by_frames else "labels",
+            every_s=settings.every_s,
+            cool_down_s=settings.cool_down_s,
+            runs_per_day_max=settings.runs_per_day_max,
         )
-        for row in left:
-            self._fail(row.id, "the service ended during the run")
-        return len(left)
 
     def step(self, now_s: float) -> Decision | None:
-        """One look; None while a run is under way.
+        """One look; None where nothing starts a run by itself, or the carrier is busy.
 
         Raises:
             RetryLater: the store is away.
         """
-        ended = self._worker.poll(now_s)
-        if ended is not None and ended.run is not None:
-            self._fail(ended.run, ended.words)
-        if self._worker.busy:
+        self._carrier.step(now_s)
+        for question in self._drift.look(time.time_ns()):
+            self._journal.info("drift.question", question=question)
+            if self._settings.drift_starts_runs:
+                self._drift.start(question, self._journal)
+        if self._carrier.busy or (self._by_frames and not self._rule.min_new):
             return None
-        s = self._settings
-        newest = registry.list_runs(self._store, s.fleet, model=s.model, limit=1)
-        last = None
-        if newest:
-            trigger = newest[0].trigger
-            last = LastRun(
-                newest[0].state,
-                int(trigger.get("attempt", 1)),
-                marks_from_object(trigger.get("marks")),
-            )
-        marks = usable_marks(self._store, s.fleet, s.stream)
-        self._watch, decision = decide(self._rule, self._watch, marks, last, now_s)
-        if decision.action == "gather" and s.prewarm:
-            self._worker.warm(now_s)
+        s, now_ns = self._settings, time.time_ns()
+        read = frame_marks if self._by_frames else usable_marks
+        marks = read(self._store, s.fleet, s.stream)
+        past = history(self._store, s.fleet, s.model, now_ns)
+        self._watch, decision = decide(self._rule, self._watch, marks, past, now_s)
+        if decision.action == "gather":
+            self._carrier.prepare(now_s)
         if decision.action == "start":
-            self._start(decision, marks, now_s)
-        said = f"{decision.action} {decision.new_annotations}"
+            self._enqueue(decision, marks, now_ns)
+            self._carrier.step(now_s)
+        said = f"{decision.action} {decision.new}"
         if said != self._said and decision.action != "idle":
             self._journal.info(
-                "trigger", action=decision.action, new=decision.new_annotations,
-                reason=decision.reason,
-            )  # fmt: skip
+                "trigger", action=decision.action, new=decision.new, reason=decision.reason
+            )
         self._said = said
         return decision
 
-    def _start(self, decision: Decision, marks: dict[str, LogMark], now_s: float) -> None:
-        s, now_ns = self._settings, time.time_ns()
-        run = uuid.uuid4().hex
-        registry.create_run(
-            self._store,
-            registry.RunRow(
-                id=run,
-                fleet=s.fleet,
-                recipe=s.recipe,
-                model=s.model,
-                state="running",
-                trigger={
-                    "reason": decision.reason,
-                    "new_annotations": decision.new_annotations,
-                    "attempt": decision.attempt,
-                    "marks": marks_to_object(marks),
-                },
-                settings=s.recipe_object(),
-                dataset=None,
-                progress={"stage": "start"},
-                verdict=None,
-                created_ns=now_ns,
-                updated_ns=now_ns,
-            ),
-        )
-        self._worker.order(run, s.model_dump(mode="json"), now_s)
-
-    def _fail(self, run: str, words: str) -> None:
-        """Mark a run as failed, unless it has ended by itself."""
-        changed = registry.update_run(
-            self._store,
-            run,
-            now_ns=time.time_ns(),
-            state="failed",
-            verdict={"words": f"failed: {words}"},
-        )
-        if changed:
-            self._journal.error("run.failed", run=run, reason=words)
+    def _enqueue(self, decision: Decision, marks: dict[str, LogMark], now_ns: int) -> None:
+        s = self._settings
+        runqueue.enqueue(
+            self._store, fleet=s.fleet, model=s.model, recipe=s.recipe,
+            settings=s.recipe_object(), options=s.run_options().model_dump(mode="json"),
+            trigger={
+                "kind": decision.kind, "reason": decision.reason, "new": decision.new,
+                "marks": marks_to_object(marks),
+            },
+            now_ns=now_ns,
+        )  # fmt: skip
 
     def close(self) -> None:
-        """End the child; a run under way is marked as failed and repeated at the next start."""
-        ended = self._worker.stop()
-        if ended is not None and ended.run is not None:
-            self._fail(ended.run, ended.words)
+        """Give back what is under way."""
+        self._carrier.close()
+
+
+def make_carrier(store: Store, settings: TrainingSettings, journal: Journal) -> Carrier:
+    """The one that the settings ask for.
+
+    Raises:
+        FixConfiguration: Ray is asked for and not installed.
+    """
+    if settings.workers == "local":
+        worker = Worker(journal, run_seconds_max=settings.run_seconds_max)
+        return LocalCarrier(store, settings, journal, worker)
+    try:
+        from fieldloop_training.rays import RayCarrier  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise FixConfiguration(
+            f"Ray is not installed: {error}", hint="install fieldloop-training[ray]"
+        ) from error
+    return RayCarrier(store, settings, journal)
 
 
 def serve(life: Life, settings: TrainingSettings, health: Health) -> None:
     """Watch until `life` ends.
 
     Raises:
-        FixConfiguration: the store's URL is wrong.
+        FixConfiguration: the store's URL, the recipe or its settings are wrong.
     """
     journal = Journal("training")
     store = Store.open(settings.store_url)
-    worker = Worker(journal, run_seconds_max=settings.run_seconds_max)
-    watcher = Watcher(store, settings, journal, worker)
+    carrier = make_carrier(store, settings, journal)
+    watcher = Watcher(store, settings, journal, carrier)
     away = Throttle(60.0)
-    adopted = False
     journal.info("service.started", model=settings.model, recipe=settings.recipe)
     try:
         while not life.stop.is_set():
             health.tick("watch", TICK_LIMIT_S)
             try:
-                if not adopted:
-                    watcher.adopt()
-                    adopted = True
                 watcher.step(time.monotonic())
             except RetryLater as error:
                 if away.allow():

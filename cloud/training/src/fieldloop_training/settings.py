@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from fieldloop_contract.ids import Id
 from fieldloop_contract.manifest import Channel
 from fieldloop_runtime.settings import HealthSettings, PositiveSeconds, Settings
+from fieldloop_training.options import RunOptions
 
 RECIPE_SETTINGS_BYTES_MAX = 64 * 1024
 
@@ -23,6 +24,9 @@ class TrainingSettings(Settings):
         description="database: sqlite:///... or postgresql://...",
     )
     datasets_dir: str = Field(default="datasets", description="folder of the dataset files")
+    work_dir: str = Field(
+        default="work", description="folder of runs under way: checkpoints, converted files"
+    )
     model: Id = Field(default="activity", description="name of the model")
     recipe: str = Field(default="activity_cnn", description="recipe that trains it")
     recipe_settings: str = Field(default="{}", description="the recipe's settings as a JSON object")
@@ -37,6 +41,25 @@ class TrainingSettings(Settings):
     min_annotations: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=20, description="new labels that start a run"
     )
+    min_frames: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
+        default=0, description="new frames that start a run of an anomaly recipe; 0: none do"
+    )
+    every_s: Annotated[float, Field(ge=0, le=366 * 86_400)] = Field(
+        default=0, description="seconds after which a run starts by schedule; 0: never"
+    )
+    cool_down_s: Annotated[float, Field(ge=0, le=366 * 86_400)] = Field(
+        default=0, description="seconds after the end of a run before another starts by itself"
+    )
+    runs_per_day_max: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=96, description="runs that start by themselves in 24 hours at most"
+    )
+    drift_starts_runs: bool = Field(
+        default=False,
+        description="confirmed drift starts a run of a classification without being asked",
+    )
+    drift_false_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05, description="share of false ones among the drifts that are asked about"
+    )
     quiet_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=30, description="seconds without a new label before a run starts"
     )
@@ -48,6 +71,18 @@ class TrainingSettings(Settings):
     )
     bytes_max: Annotated[int, Field(ge=1_000)] = Field(
         default=2 << 20, description="largest .tflite file that may be approved"
+    )
+    workers: Literal["local", "ray"] = Field(
+        default="local", description="one local worker, or a Ray cluster for many runs at once"
+    )
+    ray_address: str = Field(
+        default="", description="of the Ray cluster; empty starts one on this machine"
+    )
+    workers_max: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        default=4, description="runs at once on Ray"
+    )
+    mlflow_uri: str = Field(
+        default="", description="tracking URI of MLflow, where runs are to be recorded"
     )
     prewarm: bool = Field(
         default=True, description="load TensorFlow while labels are still coming in"
@@ -81,6 +116,15 @@ class TrainingSettings(Settings):
         """The recipe's settings, parsed."""
         parsed: dict[str, Any] = json.loads(self.recipe_settings)
         return parsed
+
+    def run_options(self) -> RunOptions:
+        """What a run does where its own options say nothing."""
+        return RunOptions(
+            stream=self.stream,
+            channels=self.declared_channels(),
+            seed=self.seed,
+            bytes_max=self.bytes_max,
+        )
 
     def declared_channels(self) -> list[Channel]:
         """The channels given by hand; empty where none are."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fieldloop_contract.errors import FixConfiguration, LimitExceeded, RejectedInput, WrongStream
 from fieldloop_contract.manifest import Channel, Input
@@ -21,6 +22,7 @@ from fieldloop_scoring.joining import Builder, make_builder
 from fieldloop_scoring.windows import Window
 from fieldloop_store import clocks, queries
 from fieldloop_store.engine import Store
+from fieldloop_store.machines import assignments_of, list_machines
 from fieldloop_training.datasets import WINDOWS_MAX, Dataset, Place, plain_input
 from fieldloop_training.labels import CONFIDENCE_MIN, Recording, resolve
 
@@ -29,11 +31,18 @@ ANNOTATIONS_MAX = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A dataset as it was taken, with the query that made it and what was left out."""
+    """A dataset as it was taken, with the query that made it and what was left out.
+
+    Attributes:
+        machines: machine of each device, which is the device itself where none is assigned.
+        sites: site of each machine that has one.
+    """
 
     dataset: Dataset
     query: dict[str, Any]
     left_out: dict[str, int]
+    machines: dict[str, str]
+    sites: dict[str, str]
 
 
 def take(
@@ -63,14 +72,14 @@ def take(
             code="dataset.no-labels",
             hint=f"{len(rows)} annotations, left out: {left_out or 'none'}",
         )
-    channels, rate_hz = _describe(store, fleet, stream, {r.device for r in recordings}, fallback)
+    channels, rate_hz = describe(store, fleet, stream, {r.device for r in recordings}, fallback)
     spec = plain_input(stream, channels, rate_hz, plan)
     kept: list[Recording] = []
     places: list[Place] = []
     samples = []
     offsets = {r.device: clocks.clock_offsets(store, fleet, r.device) for r in recordings}
     for recording in recordings:
-        frames = _frames(store, fleet, recording, offsets[recording.device])
+        frames = frames_of(store, fleet, recording, offsets[recording.device])
         windows = cut(recording, frames, spec)
         if not windows:
             left_out["without a whole window"] = left_out.get("without a whole window", 0) + 1
@@ -81,14 +90,40 @@ def take(
         kept.append(recording)
         if len(places) > WINDOWS_MAX:
             raise LimitExceeded(f"more than {WINDOWS_MAX} windows", code="dataset.limit")
-    shape = (len(samples), spec.window_samples, len(channels))
-    stacked = np.stack(samples).astype(np.float32) if samples else np.empty(shape, np.float32)
     query = {
-        "fleet": fleet, "stream": stream, "confidence_min": CONFIDENCE_MIN,
-        "window_samples": plan.window_samples, "hop_samples": plan.hop_samples,
-        "gap_tolerance_periods": plan.gap_tolerance_periods, "annotations": len(rows),
+        "kind": "labels", "confidence_min": CONFIDENCE_MIN, "annotations": len(rows),
+        **asked(fleet, stream, plan),
     }  # fmt: skip
-    return Snapshot(Dataset(spec, kept, places, stacked), query, left_out)
+    machines, sites = machines_of(store, fleet, stream, sorted({r.device for r in kept}))
+    dataset = Dataset(spec, kept, places, stack(samples, spec))
+    return Snapshot(dataset, query, left_out, machines, sites)
+
+
+def asked(fleet: str, stream: str, plan: WindowPlan) -> dict[str, Any]:
+    """The part of the query that all snapshots have."""
+    return {
+        "fleet": fleet, "stream": stream, "window_samples": plan.window_samples,
+        "hop_samples": plan.hop_samples, "gap_tolerance_periods": plan.gap_tolerance_periods,
+        "fill": plan.fill,
+    }  # fmt: skip
+
+
+def stack(samples: list[NDArray[np.float32]], spec: Input) -> NDArray[np.float32]:
+    """float32[n, window_samples, channels], also of no window."""
+    shape = (0, spec.window_samples, len(spec.channels))
+    return np.stack(samples).astype(np.float32) if samples else np.empty(shape, np.float32)
+
+
+def machines_of(
+    store: Store, fleet: str, stream: str, devices: list[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Machine of each device (its newest assignment, else itself), and site of each machine."""
+    machines = {device: device for device in devices}
+    for row in assignments_of(store, fleet):
+        if row.device in machines and row.stream == stream:
+            machines[row.device] = row.machine
+    sites = {machine: site for machine, site, _ in list_machines(store, fleet) if site}
+    return machines, {m: sites[m] for m in sorted(set(machines.values())) if m in sites}
 
 
 def cut(recording: Recording, frames: Iterable[queries.FrameRow], spec: Input) -> list[Window]:
@@ -119,9 +154,10 @@ def cut(recording: Recording, frames: Iterable[queries.FrameRow], spec: Input) -
     return windows
 
 
-def _frames(
+def frames_of(
     store: Store, fleet: str, recording: Recording, offsets: dict[str, int]
 ) -> Iterable[queries.FrameRow]:
+    """Frames of a recording, at the times that its device would have said with its clock set."""
     return clocks.placed_frames_between(
         store,
         fleet,
@@ -133,7 +169,7 @@ def _frames(
     )
 
 
-def _describe(
+def describe(
     store: Store, fleet: str, stream: str, devices: set[str], fallback: list[Channel]
 ) -> tuple[list[Channel], float]:
     """Channels and rate of the stream, which all labelled devices must share."""

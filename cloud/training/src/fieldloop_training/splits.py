@@ -6,6 +6,9 @@ whole. Where it has fewer, that would leave the device without the label, and te
 this device never shows it; there, each recording is split in time: its last quarter is held out,
 and windows that reach over the border are used for nothing. What a recording once was it stays, so
 that a later model is never compared with an earlier one on what only one of the two has seen.
+
+Once `SEALED_FROM` whole recordings are held out, one in `SEALED_ONE_IN` of those that come later is
+sealed: nothing looks at it until the frozen set has been looked at so often that it is used up.
 """
 
 from __future__ import annotations
@@ -17,14 +20,17 @@ from enum import StrEnum
 
 HELD_SHARE = 0.25
 ONE_IN = 4
+SEALED_FROM = 40
+SEALED_ONE_IN = 5
 
 
 class Part(StrEnum):
-    """Role of a recording: all for training, all held out, or its last quarter held out."""
+    """Role of a recording: all for training, all held out, its last quarter held out, or sealed."""
 
     TRAIN = "train"
     HELD = "held"
     TAIL = "tail"
+    SEALED = "sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,15 @@ def assign(recordings: Sequence[Labelled], known: Mapping[str, Part]) -> dict[st
         if len(whole) < ONE_IN:
             parts.update((k, Part.TAIL) for k in fresh)
             continue
-        wanted = len(whole) // ONE_IN - sum(parts.get(k) is Part.HELD for k in keys)
+        out = sum(parts.get(k) in (Part.HELD, Part.SEALED) for k in keys)
+        wanted = len(whole) // ONE_IN - out
         for at, key in enumerate(fresh):
             parts[key] = Part.HELD if at < wanted else Part.TRAIN
+    before = sum(part is Part.HELD for key, part in parts.items() if key in known)
+    if before >= SEALED_FROM:
+        fresh_held = (k for k, part in parts.items() if part is Part.HELD and k not in known)
+        lot = [k for k in fresh_held if _rank(k)[-1] % SEALED_ONE_IN == 0]
+        parts.update((k, Part.SEALED) for k in lot)
     return parts
 
 
@@ -81,31 +93,38 @@ class Use(StrEnum):
 
     FIT = "fit"
     VALIDATION = "validation"
+    CALIBRATION = "calibration"
     HELD = "held"
+    SEALED = "sealed"
     NONE = "none"
 
 
-def use_of(part: Part, span: Span, validation_share: float) -> Use:
+def use_of(part: Part, span: Span, validation_share: float, calibration_share: float = 0.0) -> Use:
     """What a window is used for.
 
     Windows overlap, so one that reaches over a border is used for nothing.
 
     Args:
-        validation_share: share of the time for training, at its end, that watches the training.
+        validation_share: share of the time for training, after what is fitted, that watches it.
+        calibration_share: share of the time for training, at its end, that later decisions use.
     """
+    if part is Part.SEALED:
+        return Use.SEALED
     if part is Part.HELD:
         return Use.HELD
-    length = span.last_ns - span.first_ns
     border = span.last_ns
     if part is Part.TAIL:
-        border = span.first_ns + round(length * (1 - HELD_SHARE))
+        border = span.first_ns + round((span.last_ns - span.first_ns) * (1 - HELD_SHARE))
         if span.t0_ns >= border:
             return Use.HELD
-        if span.t1_ns > border:
-            return Use.NONE
-    if validation_share <= 0:
-        return Use.FIT
-    inner = span.first_ns + round((border - span.first_ns) * (1 - validation_share))
-    if span.t0_ns >= inner:
-        return Use.VALIDATION
-    return Use.FIT if span.t1_ns <= inner else Use.NONE
+    length = border - span.first_ns
+    inner = span.first_ns + round(length * (1 - validation_share - calibration_share))
+    outer = span.first_ns + round(length * (1 - calibration_share))
+    for begins, ends, use in (
+        (span.first_ns, inner, Use.FIT),
+        (inner, outer, Use.VALIDATION),
+        (outer, border, Use.CALIBRATION),
+    ):
+        if begins <= span.t0_ns and span.t1_ns <= ends:
+            return use
+    return Use.NONE

@@ -1,13 +1,15 @@
-"""When to train: a pure rule over what has been labelled since the last run.
+"""When to train by itself: a pure rule over what is new since the last run.
 
-Theory. Each log that annotations come from is known by a *mark*: how many of its annotations are
-usable and the highest seq among them. A run stores the marks it began with, and the rule compares
-with those of the last run only. So it needs no clock but the caller's monotonic one, nothing
-accumulates over rounds, and round 50 is decided as round 1 was. A log whose annotations were pruned
-has a smaller count than before; there, the growth of seq bounds what is new.
+Theory. Each log is known by a *mark*: how many of its rows are usable and the highest seq among
+them. A run stores the marks it began with, and the rule compares with those of the last run only.
+So nothing accumulates over rounds, nothing is kept outside the store, and round 50 is decided as
+round 1 was, with any number of restarts between. A log whose rows were pruned has a smaller count
+than before; there, the growth of seq bounds what is new.
 
-A run starts when enough is new and nothing has changed for the quiet time. A run that failed is
-repeated, at most twice, before anything else; after that its labels count as used.
+A run starts when enough labels or data are new and nothing has changed for the quiet time, or when
+the schedule says so and anything is new. Cool-down and the budget of runs a day hold for all that
+start by themselves; a person's run is asked for by a person and is no business of this rule. That
+the same dataset never trains twice is seen once the dataset is there (`pipeline`).
 """
 
 from __future__ import annotations
@@ -16,12 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ATTEMPTS_MAX = 3
-
 
 @dataclass(frozen=True, slots=True)
 class LogMark:
-    """Usable annotations of one log: how many, and the highest seq."""
+    """Usable rows of one log: how many, and the highest seq."""
 
     count: int
     seq_last: int
@@ -33,10 +33,23 @@ Marks = Mapping[str, LogMark]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How many new annotations start a run, and how long nothing may change before."""
+    """What starts a run.
 
-    min_annotations: int
+    Attributes:
+        min_new: new rows that do.
+        quiet_s: for how long nothing may change before.
+        what: the rows in a word: `labels` or `frames`.
+        every_s: schedule; 0 for none.
+        cool_down_s: pause after the end of a run.
+        runs_per_day_max: runs that started by themselves in the last 24 hours, at most.
+    """
+
+    min_new: int
     quiet_s: float
+    what: str = "labels"
+    every_s: float = 0.0
+    cool_down_s: float = 0.0
+    runs_per_day_max: int = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +62,35 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do: nothing, get ready since labels are coming in, or start a run."""
+    """What to do: nothing, get ready since rows are coming in, or start a run and why."""
 
     action: Literal["idle", "gather", "start"]
-    new_annotations: int
+    new: int
     reason: str
-    attempt: int = 1
+    kind: Literal["labels", "data", "schedule"] = "labels"
 
 
 @dataclass(frozen=True, slots=True)
-class LastRun:
-    """The newest run of a model: how it stands, its number of attempts and its marks."""
+class History:
+    """What the store says of the runs of a model.
 
-    state: str
-    attempt: int
-    marks: Marks
+    Attributes:
+        open: whether one waits or is under way.
+        marks: of the newest run that had any; None before the first.
+        age_s: seconds since the newest run was made; None before the first.
+        ended_s: seconds since the newest run ended; None where none has.
+        today: runs of the last 24 hours that started by themselves.
+    """
+
+    open: bool = False
+    marks: Marks | None = None
+    age_s: float | None = None
+    ended_s: float | None = None
+    today: int = 0
 
 
-def newly_labelled(now: Marks, then: Marks) -> int:
-    """Annotations that are there now and were not then."""
+def newly(now: Marks, then: Marks) -> int:
+    """Rows that are there now and were not then."""
     total = 0
     for log, mark in now.items():
         before = then.get(log, LogMark(0, 0))
@@ -78,14 +101,13 @@ def newly_labelled(now: Marks, then: Marks) -> int:
     return total
 
 
-def decide(
-    rule: Rule, watch: Watch, now: Marks, last: LastRun | None, now_s: float
+def decide(  # noqa: PLR0911 - a table of cases
+    rule: Rule, watch: Watch, now: Marks, history: History, now_s: float
 ) -> tuple[Watch, Decision]:
     """One look at the store.
 
     Args:
-        now: marks of what is usable now: labelled, and the signal has arrived.
-        last: the newest run; None before the first.
+        now: marks of what is usable now, such as labels whose signal has arrived.
         now_s: monotonic seconds.
 
     Returns:
@@ -93,24 +115,32 @@ def decide(
     """
     changed = watch.marks is None or dict(watch.marks) != dict(now)
     watch = Watch(dict(now), now_s) if changed else watch
-    if last is not None and last.state == "running":
-        return watch, Decision("idle", 0, "a run is under way")
-    if last is not None and last.state == "failed" and last.attempt < ATTEMPTS_MAX:
-        attempt = last.attempt + 1
-        return watch, Decision(
-            "start", 0, f"attempt {attempt} of {ATTEMPTS_MAX} after a failed run", attempt
-        )
-    new = newly_labelled(now, last.marks if last is not None else {})
+    if history.open:
+        return watch, Decision("idle", 0, "a run waits or is under way")
+    new = newly(now, history.marks or {})
     if new == 0:
-        return watch, Decision("idle", 0, "nothing new is labelled")
-    if new < rule.min_annotations:
+        return watch, Decision("idle", 0, f"no new {rule.what}")
+    kind: Literal["labels", "data", "schedule"] = "labels" if rule.what == "labels" else "data"
+    age_s = history.age_s
+    scheduled = bool(rule.every_s) and age_s is not None and age_s >= rule.every_s
+    if scheduled:
+        kind, reason = "schedule", f"{rule.every_s:g} s since the last run, {new} new {rule.what}"
+    elif new < rule.min_new:
         return watch, Decision(
-            "gather", new, f"{new} new labels, {rule.min_annotations} start a run"
+            "gather", new, f"{new} new {rule.what}, {rule.min_new} start a run", kind
         )
+    else:
+        reason = f"{new} new {rule.what}"
     quiet_s = now_s - watch.since_s
     if quiet_s < rule.quiet_s:
-        return watch, Decision("gather", new, f"{new} new labels, still coming in")
-    return watch, Decision("start", new, f"{new} new labels, quiet for {quiet_s:.0f} s")
+        return watch, Decision("gather", new, f"{new} new {rule.what}, still coming in", kind)
+    if history.ended_s is not None and history.ended_s < rule.cool_down_s:
+        words = f"cooling down for {rule.cool_down_s - history.ended_s:.0f} s more"
+        return watch, Decision("idle", new, words, kind)
+    if history.today >= rule.runs_per_day_max:
+        words = f"{history.today} runs in 24 hours are the budget"
+        return watch, Decision("idle", new, words, kind)
+    return watch, Decision("start", new, f"{reason}, quiet for {quiet_s:.0f} s", kind)
 
 
 def marks_to_object(marks: Marks) -> dict[str, list[int]]:

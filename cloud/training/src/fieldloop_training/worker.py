@@ -75,17 +75,28 @@ class Worker:
         )
         self._reader.start()
 
-    def order(self, run: str, settings: dict[str, Any], now_s: float) -> None:
-        """Give the child its run."""
+    def order(self, run: str, owner: str, settings: dict[str, Any], now_s: float) -> None:
+        """Give the child its run, which was claimed as `owner`."""
         self.warm(now_s)
         assert self._child is not None
         assert self._child.stdin is not None
         self._run, self._since_s = run, now_s
-        line = json.dumps({"run": run, "settings": settings}).encode() + b"\n"
+        line = json.dumps({"run": run, "owner": owner, "settings": settings}).encode() + b"\n"
         # A child that died while idle shows in `poll`.
         with contextlib.suppress(OSError):
             self._child.stdin.write(line)
             self._child.stdin.flush()
+
+    @property
+    def run(self) -> str | None:
+        """The run that is under way."""
+        return self._run
+
+    def end(self, reason: str) -> None:
+        """Kill the child; `poll` tells of it."""
+        if self._child is not None:
+            self._reason = reason
+            self._kill()
 
     def poll(self, now_s: float) -> Ended | None:
         """Look after the child; what there is to say when it has ended."""

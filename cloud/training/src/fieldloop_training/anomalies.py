@@ -1,0 +1,227 @@
+"""Measuring an anomaly model: false alarms on healthy days held out, detection of faults.
+
+Faults are those that people confirmed, and simulated ones laid over healthy held-out recordings
+(`superposed`), so that there is something to detect where nothing ever failed. A fault is an event:
+it is detected when the alarm stands in any of its windows. All is by the fleet's threshold; what a
+machine's own calibration adds is measured on the machine. Float model, baseline and champion see
+the same windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop_contract.manifest import AlarmRule, Manifest
+from fieldloop_models.recipe import AnomalyRecipe, Scores
+from fieldloop_training.baseline import Hotelling
+from fieldloop_training.candidates import Champion, Made, Measured, independent_units
+from fieldloop_training.context import Context
+from fieldloop_training.edge import EdgeScores, score_on_edge
+from fieldloop_training.evaluation import area_under_curve, raised
+from fieldloop_training.gates import FAULTS, HEALTHY, KNOWN, UNITS_MIN, Bound, Evidence, judge
+from fieldloop_training.preparing import Prepared
+from fieldloop_training.splits import Use
+from fieldloop_training.statistics import Trials
+from fieldloop_training.superposed import KINDS, SEVERITIES, superpose
+
+RECORDINGS_MAX = 24
+"""Healthy recordings that faults are laid over."""
+EVENT_WINDOWS_MAX = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Windows of healthy recordings, then of fault events.
+
+    Attributes:
+        samples: float32[n, window_samples, channels].
+        event: int64[n], number of the event of each window; of a healthy recording too.
+        faulty: bool[events].
+        known: bool[events], confirmed and in the frozen set.
+        machine: int64[events].
+        recording: int64[events], the recording that it is made of.
+        kind: of each event.
+    """
+
+    samples: NDArray[np.float32]
+    event: NDArray[np.int64]
+    faulty: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    machine: NDArray[np.int64]
+    recording: NDArray[np.int64]
+    kind: list[str]
+
+
+def gather(prepared: Prepared, seed: int) -> Events:
+    """Healthy held-out recordings, confirmed faults, and superposed ones."""
+    held = prepared.where(Use.HELD)
+    good, frozen = prepared.is_healthy(), prepared.is_frozen()
+    machines, samples = prepared.machine_numbers(), prepared.dataset.samples
+    parts: list[NDArray[np.float32]] = []
+    rows: list[tuple[bool, bool, int, int, str]] = []
+
+    def add(windows: NDArray[np.float32], faulty: bool, known: bool, at: int, kind: str) -> None:
+        parts.append(windows)
+        number = int(prepared.recordings[at])
+        rows.append((faulty, known, int(machines[at]), number, kind))
+
+    healthy_rows = [np.nonzero(held & good & (prepared.recordings == r))[0]
+                    for r in np.unique(prepared.recordings[held & good])]  # fmt: skip
+    for index in healthy_rows:
+        add(samples[index], False, False, index[0], HEALTHY)
+    for r in np.unique(prepared.recordings[~good]):
+        index = np.nonzero(prepared.recordings == r)[0]
+        kind = prepared.dataset.recordings[int(r)].label
+        known = bool(frozen[index[0]]) or prepared.frozen is None
+        add(samples[index], True, known, index[0], kind)
+    if len(healthy_rows) > RECORDINGS_MAX:
+        lot = np.random.default_rng(seed).choice(len(healthy_rows), RECORDINGS_MAX, replace=False)
+        healthy_rows = [healthy_rows[i] for i in sorted(lot)]
+    channels = samples.shape[2]
+    for turn, index in enumerate(healthy_rows):
+        windows = samples[index[:EVENT_WINDOWS_MAX]]
+        for nth, (kind, severity) in enumerate((k, s) for k in KINDS for s in SEVERITIES):
+            channel = (turn + nth) % channels
+            faulty = superpose(windows, kind, channel, severity, seed + turn)
+            add(faulty, True, False, index[0], f"{kind} {severity:g}")
+    event = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+    columns = list(zip(*rows, strict=True))
+    return Events(
+        np.concatenate(parts), event, np.array(columns[0], np.bool_),
+        np.array(columns[1], np.bool_), np.array(columns[2], np.int64),
+        np.array(columns[3], np.int64), list(columns[4]),
+    )  # fmt: skip
+
+
+def calibration_scores(prepared: Prepared, values: NDArray[np.float64]) -> Scores:
+    """What `decide` is given: scores of the calibration windows, in their order."""
+    chosen, spec = prepared.where(Use.CALIBRATION), prepared.dataset.spec
+    return Scores(values, prepared.recordings[chosen], spec.window_samples, spec.hop_samples)
+
+
+def measure(
+    context: Context, prepared: Prepared, made: Made, champion: Champion | None,
+    recipe: AnomalyRecipe,
+) -> Measured:  # fmt: skip
+    """Score all events by every candidate and judge.
+
+    Raises:
+        Isolate: the edge runtime refuses a file.
+        RejectedInput: the baseline's scores carry no threshold.
+    """
+    events = gather(prepared, context.options.seed)
+    edge = score_on_edge(made.manifest, made.model, events.samples)
+    floats = score_on_edge(made.float_manifest, made.float_model, events.samples)
+    scores = {"int8": edge.scores, "float": floats.scores}
+    alarm = {
+        "int8": _alarms(made.manifest, edge, events),
+        "float": _alarms(made.float_manifest, floats, events),
+    }
+    plain = Hotelling(prepared.dataset.samples[prepared.where(Use.FIT)])
+    kept = plain.scores(prepared.dataset.samples[prepared.where(Use.CALIBRATION)])
+    decided = recipe.decide(calibration_scores(prepared, kept))
+    scores["baseline"] = plain.scores(events.samples)
+    rule = decided.alarm or AlarmRule()
+    alarm["baseline"] = raised(scores["baseline"], events.event, decided.threshold, rule)
+    if champion is not None and not champion.note:
+        said = score_on_edge(champion.manifest, champion.model, events.samples)
+        scores["champion"] = said.scores
+        alarm["champion"] = _alarms(champion.manifest, said, events)
+    evidence = _evidence(context, prepared, made, champion, events, alarm, edge)
+    verdict = judge(evidence)
+    return Measured(
+        metrics={k: _figures(events, scores[k], alarm[k]) for k in scores},
+        evidence=evidence,
+        verdict=verdict,
+        record={
+            "gates": verdict.to_object()["gates"],
+            "agreement": evidence.agreement,
+            "bytes": len(made.model),
+            "latency_us": {"p50": edge.latency_us[0], "p95": edge.latency_us[1]},
+            "memory_bytes": edge.memory_bytes,
+            "runtime": edge.runtime,
+            "detected": _by_kind(events, alarm["int8"]),
+        },
+        drawn={
+            "scores": edge.scores, "float": floats.scores, "faulty": events.faulty[events.event],
+            "threshold": made.manifest.outputs[0].threshold,
+        },
+    )  # fmt: skip
+
+
+def _alarms(manifest: Manifest, said: EdgeScores, events: Events) -> NDArray[np.bool_]:
+    output = manifest.outputs[0]
+    assert output.threshold is not None
+    return raised(said.scores, events.event, output.threshold, output.alarm or AlarmRule())
+
+
+def _evidence(
+    context: Context, prepared: Prepared, made: Made, champion: Champion | None, events: Events,
+    alarm: dict[str, NDArray[np.bool_]], edge: EdgeScores,
+) -> Evidence:  # fmt: skip
+    units, unit = independent_units(events.machine, events.recording, "machines", UNITS_MIN)
+    windows = ~events.faulty[events.event]
+    healthy = Trials(units[events.event][windows], {k: 1.0 - v[windows] for k, v in alarm.items()})
+    found = {k: _detected(events, v) for k, v in alarm.items()}
+    faults = Trials(
+        units[events.faulty], {k: v[events.faulty].astype(np.float64) for k, v in found.items()}
+    )
+    known = faults.where(events.known[events.faulty])
+    slices: dict[str, Trials] = {}
+    names = sorted({prepared.machine(r.device) for r in prepared.dataset.recordings})
+    for number, name in enumerate(names):
+        mine = events.machine == number
+        by_recording = Trials(events.recording[events.event][windows], healthy.values)
+        slices[f"healthy, machine {name}"] = by_recording.where(mine[events.event][windows])
+        by_event = Trials(events.recording[events.faulty], faults.values)
+        slices[f"faults, machine {name}"] = by_event.where(mine[events.faulty])
+    limits = made.manifest.limits
+    return Evidence(
+        task="anomaly",
+        sets={HEALTHY: healthy, FAULTS: faults} | ({KNOWN: known} if len(known.units) else {}),
+        slices={name: t for name, t in slices.items() if len(t.units)},
+        agreement=float((alarm["int8"] == alarm["float"]).mean()),
+        bounds=[
+            Bound("false alarms", round(1 - healthy.share("int8"), 6),
+                  context.options.false_alarms_max, "of healthy windows"),
+            Bound("size", len(made.model), context.options.bytes_max, "bytes"),
+            Bound("latency", round(edge.latency_us[1] / 1e3, 4), limits.latency_ms_max, "ms"),
+            Bound("memory", edge.memory_bytes, limits.memory_bytes_max, "bytes"),
+        ],
+        champion_note=champion.note if champion else "",
+        replaced_by_hand=context.options.replace_champion,
+        looks=prepared.frozen.looks if prepared.frozen else 0,
+        unit=unit,
+    )  # fmt: skip
+
+
+def _detected(events: Events, alarm: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether the alarm stood in any window of each event: bool[events]."""
+    return np.bincount(events.event, weights=alarm, minlength=len(events.kind)) > 0
+
+
+def _figures(
+    events: Events, scores: NDArray[np.float64], alarm: NDArray[np.bool_]
+) -> dict[str, float]:
+    windows = events.faulty[events.event]
+    found = _detected(events, alarm)
+    finite = np.isfinite(scores)
+    auc = area_under_curve(scores[finite & ~windows], scores[finite & windows])
+    figures = {
+        "false_alarms": float(alarm[~windows].mean()),
+        "detected": float(found[events.faulty].mean()) if events.faulty.any() else 0.0,
+        "healthy_windows": float((~windows).sum()),
+        "faults": float(events.faulty.sum()),
+    }
+    return figures | ({"auc": auc} if np.isfinite(auc) else {})
+
+
+def _by_kind(events: Events, alarm: NDArray[np.bool_]) -> dict[str, Any]:
+    """Share of the events of each kind in which the alarm stood."""
+    found = _detected(events, alarm)
+    kinds = sorted({k for k, bad in zip(events.kind, events.faulty, strict=True) if bad})
+    return {k: float(found[[e == k for e in events.kind]].mean()) for k in kinds}
