@@ -245,16 +245,20 @@ def figures(flags: list[NDArray[np.bool_]], anomalous: list[NDArray[np.bool_]]) 
             if len(hit):
                 delays.append(int(hit[0]))
     hits = float((f & a).sum())
-    share = lambda parts: 100 * float(np.concatenate(parts).mean())  # noqa: E731
     return Figures(
         f1=2 * hits / (f.sum() + a.sum()) if hits else 0.0,
         far=100 * float(f[~a].mean()),
         mar=100 * float((~f[a]).mean()),
         recall=100 * len(delays) / events if events else 0.0,
         delay=float(np.median(delays)) if delays else float("nan"),
-        far_before=share(before),
-        far_after=share(after),
+        far_before=_percent(before),
+        far_after=_percent(after),
     )
+
+
+def _percent(parts: list[NDArray[np.bool_]]) -> float:
+    flags = np.concatenate(parts)
+    return 100 * float(flags.mean()) if len(flags) else 0.0
 
 
 def measure(*, quick: bool, data: Path | None = None, seeds: int | None = None) -> list[Any]:
