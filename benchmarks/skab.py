@@ -14,7 +14,12 @@ How the settings in skab.json were chosen: the window, the rate and the gap rule
 clock (1 Hz, steps of 2 s; 32 rows are about half a minute), a decision at each row, and the two
 temperatures left out since in the training rows of every experiment they wander farther than they
 scatter (block means vary 1.1 to 7 times as much as the rows within a block; no other channel does).
-All else is the recipe's default. The test rows were not looked at for any of it.
+All else is the recipe's default, chosen without the test rows but for one thing. The recipe's score
+has changed twice since its first run on the 12 experiments of `valve1` numbered 0 to 11. Residuals
+alone gave a median of int8 0.724, FAR 10.1 %, MAR 38.4 %. The window's own statistics beside them,
+chosen on faults superposed on training rows, gave 0.738, 10.3 %, 36.3 %. That result was known, and
+that plain T squared did better, when these statistics were whitened as T squared has them. So for
+this last choice those 12 are no test; the other 22 experiments have been seen by nobody.
 
     python -m benchmarks skab --data DIR    # DIR: a copy of SKAB's data folder
 
@@ -245,16 +250,20 @@ def figures(flags: list[NDArray[np.bool_]], anomalous: list[NDArray[np.bool_]]) 
             if len(hit):
                 delays.append(int(hit[0]))
     hits = float((f & a).sum())
-    share = lambda parts: 100 * float(np.concatenate(parts).mean())  # noqa: E731
     return Figures(
         f1=2 * hits / (f.sum() + a.sum()) if hits else 0.0,
         far=100 * float(f[~a].mean()),
         mar=100 * float((~f[a]).mean()),
         recall=100 * len(delays) / events if events else 0.0,
         delay=float(np.median(delays)) if delays else float("nan"),
-        far_before=share(before),
-        far_after=share(after),
+        far_before=_percent(before),
+        far_after=_percent(after),
     )
+
+
+def _percent(parts: list[NDArray[np.bool_]]) -> float:
+    flags = np.concatenate(parts)
+    return 100 * float(flags.mean()) if len(flags) else 0.0
 
 
 def measure(*, quick: bool, data: Path | None = None, seeds: int | None = None) -> list[Any]:

@@ -29,7 +29,7 @@ def pump(
     """
     rng = np.random.default_rng(seed)
     t = np.arange(n) + rng.uniform(0, 1_000)
-    swing = np.sin(2 * np.pi * pace * t / 24) + 0.5 * np.sin(2 * np.pi * t / 173)
+    swing = np.sin(2 * np.pi * pace * t / 23.1) + 0.5 * np.sin(2 * np.pi * t / 173)
     speed = 1 + 0.05 * swing
     flow = 30 * speed * np.sqrt(valve)
     pressure = 2 * speed**2 + 0.8 * (1 - valve)

@@ -228,11 +228,11 @@ class ResidualRecipe:
             tf, parts, inputs, watched, scored,
             seed=seed, report=report, start=start, checkpoints=checkpoints,
         )  # fmt: skip
-        kept = np.concatenate([inputs, watched])
-        places = np.concatenate(
-            [examples.recordings[examples.fit], examples.recordings[examples.validation]]
-        )
-        output = self._output(parts, kept, places, scored)
+        effective = effective_windows(
+            examples.recordings[examples.fit], self.settings.window_samples,
+            self.settings.hop_samples,
+        )  # fmt: skip
+        output = self._output(parts, inputs, watched, scored, effective)
         return self._trained(tf.keras, parts, affine, history, output)
 
     def _scored(self, names: Sequence[str]) -> NDArray[np.bool_]:
@@ -306,18 +306,18 @@ class ResidualRecipe:
         return cast(Step, tf.function(step, input_signature=signature))
 
     def _output(
-        self, parts: Parts, inputs: NDArray[np.float32], recordings: NDArray[np.int64],
-        scored: NDArray[np.bool_],
+        self, parts: Parts, inputs: NDArray[np.float32], watched: NDArray[np.float32],
+        scored: NDArray[np.bool_], effective: float,
     ) -> Output:  # fmt: skip
-        features = through(parts.front, inputs)
+        features = through(parts.front, np.concatenate([inputs, watched]))
         happened, said = self.wanted(features), through(parts.body, features)
         if self.against == "output":  # each number is a channel of its own
             happened, said = (x.reshape(len(x), 1, -1) for x in (happened, said))
             scored = np.repeat(scored, said.shape[-1] // len(scored))
-        s = self.settings
         rule = fit_residuals(
             happened, said, self.statistics, scored,
-            effective=effective_windows(recordings, s.window_samples, s.hop_samples),
+            effective=effective,
+            fitted=np.arange(len(features)) < len(inputs),
             context=self.context,
             against=self.against, target="features" if self.against == "output" else None,
             aggregate=self.aggregate,

@@ -7,7 +7,10 @@ correlations are shrunk towards none by K / (K + n), for K statistics and n inde
 mean of an inverse-Wishart prior that weighs as much as K windows.
 
 A network may follow a fault, and its residuals stay small. So the window's own statistics can stand
-beside them (`context`), whitened apart: as Q and T squared of a principal component model do.
+beside them (`context`), as Hotelling's T squared has them: whitened apart, with hardly any
+shrinkage, since a fault breaks relations that hold in health and so moves a window where health
+hardly does. Both parts are in units of their mean over healthy windows that were not fitted: a
+covariance of few windows makes new ones look far out.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from fieldloop_contract.manifest import Residuals, Statistic
 WHITENED_MAX = 64
 """With more statistics than this, each is only scaled: the manifest holds their square."""
 UNSCORED = 1e12
+RIDGE = 0.001
+"""Share of the shrinkage of the context's correlations: enough to invert them."""
 _DIGITS = 7
 
 
@@ -50,6 +55,7 @@ def fit_residuals(
     scored: NDArray[np.bool_],
     *,
     effective: float,
+    fitted: NDArray[np.bool_] | None = None,
     context: Sequence[Statistic] = (),
     against: Literal["input", "input_end", "output"] = "input",
     target: str | None = None,
@@ -62,6 +68,8 @@ def fit_residuals(
         said: what the model says of them, of the same shape.
         scored: bool[channels]; the others have no weight.
         effective: number of independent windows.
+        fitted: bool[n], windows that give centre, scale and covariance; the others give the
+            level of each part. All by default.
         context: statistics of what happened itself, whitened apart from those of the residuals.
 
     Raises:
@@ -70,7 +78,8 @@ def fit_residuals(
     of_residuals = statistics_of(happened - said, statistics)
     seen = np.concatenate([of_residuals, statistics_of(happened, context)], axis=1)
     counts = np.tile(scored, len(statistics) + len(context))
-    centre, scale = seen.mean(axis=0), seen.std(axis=0)
+    fit = np.ones(len(seen), np.bool_) if fitted is None else fitted
+    centre, scale = seen[fit].mean(axis=0), seen[fit].std(axis=0)
     if (scale[counts] <= 1e-9).any():
         raise RejectedInput(
             "a residual never varies in the healthy windows",
@@ -82,10 +91,12 @@ def fit_residuals(
     weights: list[list[float]] = []
     if aggregate == "mean" and counts.sum() <= WHITENED_MAX:
         scaled, width = (seen - centre) / scale, of_residuals.shape[1]
-        parts = [counts & (np.arange(len(counts)) < width)]
-        parts += [counts & ~parts[0]] if len(context) else []
-        rows = [_rows(scaled, chosen, effective) for chosen in parts]
-        weights = [[_short(v) for v in row] for row in np.concatenate(rows)]
+        own = counts & (np.arange(len(counts)) < width)
+        k = int(own.sum())
+        parts = [_rows(scaled, own, fit, k / (k + effective))]
+        if len(context):
+            parts.append(_rows(scaled, counts & ~own, fit, RIDGE))
+        weights = [[_short(v) for v in row] for row in np.concatenate(parts)]
     return Residuals(
         against=against,
         target=target,
@@ -99,21 +110,22 @@ def fit_residuals(
 
 
 def _rows(
-    scaled: NDArray[np.float64], chosen: NDArray[np.bool_], effective: float
+    scaled: NDArray[np.float64], chosen: NDArray[np.bool_], fit: NDArray[np.bool_], share: float
 ) -> NDArray[np.float64]:
-    """Rows of weights that whiten the chosen statistics; the others have none."""
-    rows = np.zeros((int(chosen.sum()), len(chosen)))
-    rows[:, chosen] = _whitener(scaled[:, chosen], effective)
+    """Rows of weights that whiten the chosen statistics, to a mean square of 1 in new windows.
+
+    Args:
+        share: of the correlations' shrinkage towards none.
+    """
+    seen = scaled[:, chosen]
+    k = seen.shape[1]
+    shrunk = (1 - share) * (seen[fit].T @ seen[fit] / fit.sum()) + share * np.eye(k)
+    whitener = np.linalg.cholesky(np.linalg.inv(shrunk)).T
+    new = ~fit if (~fit).any() else fit
+    level = float(np.square(seen[new] @ whitener.T).mean())
+    rows = np.zeros((k, len(chosen)))
+    rows[:, chosen] = whitener / np.sqrt(max(level, 1.0))
     return rows
-
-
-def _whitener(scaled: NDArray[np.float64], effective: float) -> NDArray[np.float64]:
-    """W with W' W the inverse of the shrunk correlations; upper triangular."""
-    k = scaled.shape[1]
-    share = k / (k + effective)
-    shrunk = (1 - share) * (scaled.T @ scaled / len(scaled)) + share * np.eye(k)
-    whitener: NDArray[np.float64] = np.linalg.cholesky(np.linalg.inv(shrunk)).T
-    return whitener
 
 
 def _short(value: float) -> float:

@@ -105,7 +105,7 @@ def test_its_int8_file_tells_a_fault_from_health(found: Found, name: str, fault:
     judge = found.scorer(name, threshold=decision.threshold)
     alarms = {k: [judge.score(w).alarm for w in data[k]] for k in ("healthy", fault)}
     assert np.mean(alarms["healthy"]) < 0.05
-    assert np.mean(alarms[fault]) > 0.9
+    assert np.mean(alarms[fault]) > 0.8
     spec = judge.manifest.inputs[0]
     check_saturation(
         decision.threshold,
