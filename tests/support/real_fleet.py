@@ -40,10 +40,7 @@ class RealDevice:
         folder.mkdir(parents=True)
         self.name = name
         self.folder = folder
-        self.input = Log.open(
-            LogSettings(path=str(folder / "ingestion.sqlite")),
-            fleet=FLEET, device=name, service="ingestion",
-        )  # fmt: skip
+        self._input: Log | None = None
         self.frames = frames(FRAMES_MAX, seed=seed)
         self.fed = 0
         self._environ = {
