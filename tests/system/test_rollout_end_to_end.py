@@ -30,8 +30,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., RealFleet]]:
     made: list[RealFleet] = []
 
     def start(names: list[str], **slot: Any) -> RealFleet:
-        made.append(RealFleet(tmp_path, names, slot).start())
-        return made[-1]
+        made.append(RealFleet(tmp_path, names, slot))
+        return made[-1].start()
 
     yield start
     for fleet in made:
