@@ -47,7 +47,7 @@ Lets the next wave begin, where the policy asks for an approval (`approval: true
 """,
     "abort": """\
 Ends a rollout; every touched device is told to run what it had before. It cannot be undone, but
-`retry` begins it again. There is no `delete`: a rollout is the record of what devices were told.
+`retry` begins it again. It is not deleted: a rollout is the record of what devices were told.
 
   fieldloop-delivery abort 4f1c... --why "wrong dataset"
 """,
@@ -56,6 +56,9 @@ Begins a halted or aborted rollout again, as a new one. Devices that refused the
 from their blacklist by the new, signed order.
 
   fieldloop-delivery retry 4f1c... --why "broken cable replaced"
+""",
+    "delete": """\
+Is always refused: a rollout is the record of what devices were told. `abort` ends one.
 """,
 }
 _STATUS = """\
