@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
+.PHONY: help demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm simulate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -117,6 +117,9 @@ torture: $(VENV)/.ready
 storm: $(VENV)/.ready
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS)
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS) --store postgresql --replicas 3
+
+simulate: $(VENV)/.ready
+	@$(RUN)/python -u -m fieldloop_delivery simulate $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tflite .venv-extras .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

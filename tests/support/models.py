@@ -33,6 +33,7 @@ NAMES = (
     "nan",
     "narrow",
     "slow",
+    "sluggish",
     "hungry",
     "unknown-op",
     "autoencoder",
@@ -149,6 +150,12 @@ def build(folder: Path) -> None:
         return tf.nn.softmax(wide[:1, :3])
 
     convert(slow, "slow", "float32")
+
+    def sluggish(x: Any) -> Any:
+        wide = tf.repeat(tf.reshape(x, (1, -1)), 11, axis=1)[:, :1024] + tf.zeros((512, 1024))
+        return tf.nn.softmax(tf.tanh(wide @ big)[:1, :3])
+
+    convert(sluggish, "sluggish", "float32")
 
     def hungry(x: Any) -> Any:
         tall = tf.tile(tf.reshape(x, (1, -1)), (2_000_000, 1))  # 768 MB

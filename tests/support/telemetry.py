@@ -160,7 +160,7 @@ class TelemetryProcess:
             )
         process = self.process
         wait_until(
-            lambda: self.log().count('"broker.connected"') > seen or process.poll() is not None
+            lambda: self.log().count('"broker.connected"') > seen or process.poll() is not None, 60
         )
         assert process.poll() is None, self.log()
         return self

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import insert
 
 from fieldloop_contract.messages import ModelRef
-from fieldloop_delivery.evidence import Evidence, model_target
-from fieldloop_delivery.gathering import gather
+from fieldloop_delivery.challenging import pairings, report
+from fieldloop_delivery.evidence import Beside, Evidence, model_target
+from fieldloop_delivery.gathering import Known, gather
 from fieldloop_delivery.rollout import Member, Rollout
 from fieldloop_store.queries import device_services
 from fieldloop_store.rollouts import (
@@ -21,7 +22,7 @@ from fieldloop_store.rollouts import (
     list_documents,
     save_look,
 )
-from fieldloop_store.schema import annotations
+from fieldloop_store.schema import annotations, results
 from support.delivering import DeliveryProcess
 from support.signed import FLEET, bundle
 
@@ -146,3 +147,72 @@ def test_look_is_stored_as_a_whole_and_orders_never_go_back(fleet):
     save(2, None)
     assert list_documents(fleet.store, FLEET) == [DocumentRow("pump-1", 3, b"3")]
     assert list_assignments(fleet.store, FLEET) == [AssignmentRow("pump-1", "main", None, 2, None)]
+
+
+def beside(fleet, ref, role: str, t0_ns: int, **values) -> None:
+    fleet._seq += 1
+    row = {
+        **fleet._row("pump-1"), "stream": "imu", "slot": "main", "role": role, "t0_ns": t0_ns,
+        "t1_ns": t0_ns + 1, "model": ref.name, "version": ref.version, "model_digest": ref.digest,
+        "label": None, "score": None, "latency_us": 100.0, "valid": True, "document": {}, **values,
+    }  # fmt: skip
+    with fleet.store.begin() as connection:
+        connection.execute(insert(results), [row])
+
+
+def test_windows_scored_by_both_tell_of_labels_and_of_tails(fleet):
+    fleet.online("pump-1")
+    for t0_ns, old, new in [(100, "rest", "rest"), (200, "rest", "walk")]:
+        beside(fleet, OLD, "active", t0_ns, label=old)
+        beside(fleet, NEW, "shadow", t0_ns, label=new)
+    for t0_ns, old, new in [(300, 0.1, 0.9), (400, 0.9, 0.9), (500, 0.9, 0.1), (600, 0.1, 0.8)]:
+        beside(fleet, OLD, "active", t0_ns, score=old)
+        beside(fleet, NEW, "shadow", t0_ns, score=new)
+    beside(fleet, OLD, "active", 700, score=0.1)
+    beside(fleet, NEW, "shadow", 700, score=0.9, document={"running": False})
+    known = Known({OLD.digest: 0.5, NEW.digest: 0.5}, {OLD.digest: (0.2, 500)})
+    services = {row.device: row for row in device_services(fleet.store, FLEET)}
+    found = gather(fleet.store, FLEET, ROLLOUT, services, 0, time.time_ns(), known)["pump-1"]
+    assert found.beside == Beside(windows=6, agreed=2, tailed=4, only_new=2, only_old=1)
+    assert found.expected_disagreement == (0.2, 500)
+
+
+def test_alarms_count_for_the_version_that_raised_them(fleet):
+    fleet.online("pump-1")
+    for ref, times in ((OLD, 2), (NEW, 3)):
+        for _ in range(times):
+            fleet.event("pump-1", "alarm.raised", slot="main", model=ref.model_dump())
+    fleet.event("pump-1", "alarm.raised", slot="other", model=NEW.model_dump())
+    fleet.event("pump-1", "alarm.cleared", slot="main", model=NEW.model_dump())
+    evidence = seen(fleet)
+    assert (evidence.new.alarms, evidence.old.alarms) == (3, 2)
+
+
+def test_control_is_counted_before_and_since_the_beginning(fleet):
+    fleet.online("pump-3")
+    fleet.windows("pump-3", OLD, 4)
+    begun_ns = time.time_ns()
+    fleet.windows("pump-3", OLD, 9)
+    evidence = seen(fleet, "pump-3", begun_ns)
+    assert (evidence.old.windows, evidence.new.windows) == (4, 9)
+
+
+def test_idle_windows_of_the_new_version_are_counted_apart(fleet):
+    fleet.online("pump-1")
+    fleet.windows("pump-1", NEW, 3, running=True)
+    fleet.windows("pump-1", NEW, 9, running=False)
+    fleet.windows("pump-1", OLD, 50, running=False)
+    assert seen(fleet).idle == 9
+
+
+def test_challenger_and_champion_are_compared_on_the_same_windows(fleet):
+    for t0_ns, old, new in [(100, "rest", "rest"), (200, "rest", "walk"), (300, "run", "run")]:
+        beside(fleet, OLD, "active", t0_ns, label=old)
+        beside(fleet, NEW, "active", t0_ns, label=new, slot="main-challenger", latency_us=300.0)
+    beside(fleet, NEW, "active", 999, label="run", slot="main-challenger")
+    (pair,) = pairings(fleet.store, FLEET, "main", 0)
+    assert (pair.windows, pair.agreed, pair.champion, pair.challenger) == (3, 2, 1, 2)
+    text = report([pair])[-1]
+    assert "all 1 devices: version 2 beside 1: 3 windows, agreed on 66.7%" in text
+    assert "300 us against 100 us" in text
+    assert report([]) == ["no window was scored by both"]

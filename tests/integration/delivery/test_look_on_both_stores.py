@@ -25,7 +25,7 @@ from fieldloop_delivery.repository import Repository
 from fieldloop_runtime.journal import Journal
 from fieldloop_store import commissionings
 from fieldloop_store.engine import Store, insert_into
-from fieldloop_store.registry import register_model
+from fieldloop_store.registry import register_model, set_model_state
 from fieldloop_store.rollouts import (
     DocumentRow,
     each_document,
@@ -36,6 +36,7 @@ from fieldloop_store.rollouts import (
     save_look,
 )
 from fieldloop_store.schema import results, services
+from fieldloop_store.steering import ask
 from support.postgres import shared_postgres
 from support.signed import FLEET, bundle
 
@@ -69,12 +70,12 @@ class Watch:
         self.fleet = self.make()
         self.seq = 0
 
-    def make(self) -> Fleet:
+    def make(self, policy: Policy = POLICY) -> Fleet:
         journal = Journal("test")
         self.fleet = Fleet(
             self.store,
             self.repository,
-            POLICY,
+            policy,
             service="inference",
             journal=journal,
             chunks=self.chunks,
@@ -241,3 +242,28 @@ def test_order_carries_the_record_that_a_person_armed_and_why_it_is_stale(watch)
     assert slot().calibration == record.encode().decode(), "it still judges"
     assert slot().calibration_stale == "new bearing"
     assert orders(watch) == {"pump-1": 3}
+
+
+def test_challenger_runs_in_a_slot_of_its_own_beside_the_champion(watch):
+    """And goes when its version is recalled; the champion's slot is left alone."""
+    slot = {
+        "model": "activity", "waves": [{"percent": 100}], "gates": {"windows_min": 1},
+        "start": "manual", "challenger": {"version": 2, "percent": 100},
+    }  # fmt: skip
+    watch.make(Policy.model_validate({"slots": [slot]}))
+    one, two = watch.register(1), watch.register(2)
+    watch.online("pump-1", one)
+    ask(watch.store, FLEET, "start", by="anna", now_ns=1, model="activity", version=1)
+    watch.fleet.look(time.time_ns())
+    assert ordered(watch, "pump-1") == {"main": one, "main-challenger": two}
+    assert set_model_state(watch.store, FLEET, "activity", 2, "recalled")
+    watch.fleet.look(time.time_ns())
+    assert ordered(watch, "pump-1") == {"main": one}
+
+
+def ordered(watch: Watch, device: str) -> dict[str, ModelRef | None]:
+    row = find_document(watch.store, FLEET, device)
+    assert row is not None
+    desired = content_of(row.payload)
+    assert desired is not None
+    return {name: order.model for name, order in desired.slots.items()}

@@ -194,6 +194,9 @@ def test_second_version_queues_behind_the_first(delivery):
     delivery.start()
     assert delivery.command("start", "activity", "1")[0] == 0
     running = delivery.wait_rollout(1, "running")
+    code, said = delivery.command("delete", running.id)
+    assert code != 0
+    assert "a rollout is not deleted" in said
     code, said = delivery.command("start", "activity", "2")
     assert (code, f"behind rollout {running.id}" in said) == (0, True), said
     queued = delivery.wait_rollout(2, "queued")

@@ -28,7 +28,7 @@ from fieldloop_delivery.controller import Version
 from fieldloop_delivery.evidence import model_ref
 from fieldloop_delivery.gathering import Known
 from fieldloop_delivery.lane import Lane
-from fieldloop_delivery.policy import Policy, SlotPolicy
+from fieldloop_delivery.policy import Policy, SlotPolicy, challenger_slot
 from fieldloop_delivery.publisher import Item
 from fieldloop_delivery.repository import Repository
 from fieldloop_delivery.requests import refused
@@ -328,10 +328,25 @@ class Fleet:
                     refused(request, _stray(request, self._policy), seen.now_ns / 1e9)
                 )
 
+    def _beside(
+        self, policy: SlotPolicy, device: str, champion: ModelRef | None, seen: _Look
+    ) -> SlotOrder | None:
+        """What a device runs in shadow of its champion, if it is in the challenger's share."""
+        ref = _challenger(policy, seen)
+        row = seen.services.get(device)
+        if ref is None or ref == champion or champion is None or row is None:
+            return None
+        if policy.challenger is None or not policy.challenger.takes(device):
+            return None
+        if self._fault(policy, device, row, ref):
+            return None
+        return SlotOrder(model=ref, streams=policy.streams)
+
     def _live(self, seen: _Look) -> set[ModelRef]:
         """Versions that some slot runs, is to run, or would go back to."""
         approved = {v.ref.digest for v in seen.versions if v.state == "approved"}
         live = {seen.ref(row) for row in seen.assigned.values()}
+        live.update(_challenger(policy, seen) for policy in self._policy.slots)
         for state in seen.running:
             live.add(model_ref(state.target))
             live.update(
@@ -359,6 +374,9 @@ class Fleet:
                         calibration_stale=(armed.stale_because or None) if armed else None,
                     )
                     by_device.setdefault(device, {})[slot] = order
+                    beside = self._beside(policy, device, model, seen)
+                    if beside is not None:
+                        by_device[device][challenger_slot(slot)] = beside
         signed: list[DocumentRow] = []
         orders = self._orders or {}
         keys = tuple(self._repository.key_ids(DIRECTOR_ROLE))
@@ -405,6 +423,15 @@ def content_of(payload: bytes) -> Desired | None:
         return from_object(Desired, load_json(payload, ORDER_BYTES_MAX)["signed"][FIELD])
     except (FieldloopError, KeyError, TypeError):
         return None
+
+
+def _challenger(policy: SlotPolicy, seen: _Look) -> ModelRef | None:
+    """The policy's challenger, while it is approved."""
+    if policy.challenger is None:
+        return None
+    ref = seen.refs.get((policy.model, policy.challenger.version))
+    state = next((v.state for v in seen.versions if v.ref == ref), "")
+    return ref if state == "approved" else None
 
 
 def _stray(request: Request, policy: Policy) -> str:

@@ -24,6 +24,7 @@ only models have.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import math
 import re
 from datetime import UTC, datetime, timedelta
@@ -145,6 +146,27 @@ class Plan(Settings):
         return "/".join(tags.get(name, "-") for name in self.cohorts)
 
 
+def challenger_slot(slot: str) -> str:
+    """Where a challenger runs beside the champion of a slot."""
+    return f"{slot[:52]}-challenger"
+
+
+class Challenger(Settings):
+    """An approved version that a share of the devices runs beside the champion, in shadow.
+
+    It runs in a slot of its own, `{slot}-challenger`, on the same windows; nothing acts on what it
+    says. `fieldloop-delivery challenger` reports on both.
+    """
+
+    version: Annotated[int, Field(ge=1)]
+    percent: Annotated[float, Field(gt=0, le=100)] = 10.0
+
+    def takes(self, device: str) -> bool:
+        """Whether a device is in the share, by the hash of its id and the version."""
+        digest = hashlib.sha256(f"challenger/{self.version}/{device}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.percent / 100 * 2**64
+
+
 class SlotPolicy(Plan):
     """One slot of a set of devices."""
 
@@ -152,8 +174,7 @@ class SlotPolicy(Plan):
     model: Id
     streams: dict[Id, Id] = Field(default_factory=dict, max_length=16)
     devices: list[str] = Field(default=["*"], min_length=1, max_length=10_000)
-    challenger_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """Share of devices that run a halted or next version in a slot beside, and report on it."""
+    challenger: Challenger | None = None
 
     def matches(self, device: str) -> bool:
         """Whether a device belongs to this policy."""
@@ -187,6 +208,7 @@ class Policy(Settings):
     @model_validator(mode="after")
     def _slots_once(self) -> Policy:
         names = [s.slot for s in self.slots]
+        names += [challenger_slot(s.slot) for s in self.slots if s.challenger is not None]
         if len(names) != len(set(names)):
             raise ValueError("a slot stands twice; one rollout at a time belongs to a slot")
         return self

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldloop_contract.errors import FieldloopError, FixConfiguration
-from fieldloop_delivery import simulation
+from fieldloop_delivery import challenging, simulation
 from fieldloop_delivery.policy import Plan, load_policy
 from fieldloop_delivery.simworld import Fleet
 from fieldloop_store.engine import Store
@@ -47,7 +47,7 @@ Lets the next wave begin, where the policy asks for an approval (`approval: true
 """,
     "abort": """\
 Ends a rollout; every touched device is told to run what it had before. It cannot be undone, but
-`retry` begins it again. There is no `delete`: a rollout is the record of what devices were told.
+`retry` begins it again. It is not deleted: a rollout is the record of what devices were told.
 
   fieldloop-delivery abort 4f1c... --why "wrong dataset"
 """,
@@ -57,12 +57,15 @@ from their blacklist by the new, signed order.
 
   fieldloop-delivery retry 4f1c... --why "broken cable replaced"
 """,
+    "delete": """\
+Is always refused: a rollout is the record of what devices were told. `abort` ends one.
+""",
 }
 _STATUS = """\
 Without a name: all rollouts, newest last. With the first characters of an id: its waves, gates and
 figures, the devices that were touched, and who did what.
 """
-NAMES = (*_EXAMPLES, "status")
+NAMES = (*_EXAMPLES, "status", "challenger")
 SHOWN_DEVICES = 20
 
 
@@ -88,6 +91,11 @@ def add(commands: Any) -> None:
     status = commands.add_parser("status", help="print rollouts from the store",
                                  description=_STATUS)  # fmt: skip
     status.add_argument("rollout", nargs="?", help="first characters of an id")
+    beside = commands.add_parser(
+        "challenger", help="what a challenger said beside the champion, on the same windows"
+    )
+    beside.add_argument("slot", nargs="?", default="main")
+    beside.add_argument("--days", type=float, default=7.0, help="how far back")
     simulate_ = commands.add_parser(
         "simulate",
         help="roll versions out on simulated fleets, by the engine that runs in production",
@@ -117,6 +125,11 @@ def run(options: argparse.Namespace, store: Store, fleet: str) -> int:
     """Run one of `NAMES`; returns the exit status."""
     if options.command == "status":
         return _status(options, store, fleet)
+    if options.command == "challenger":
+        since_ns = time.time_ns() - int(options.days * 86_400e9)
+        for line in challenging.report(challenging.pairings(store, fleet, options.slot, since_ns)):
+            _say(line)
+        return 0
     names: dict[str, Any] = {}
     if options.command == "start":
         names = {"model": options.model, "version": options.version, "lane": options.slot}
