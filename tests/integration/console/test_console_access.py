@@ -64,7 +64,7 @@ def test_each_role_gets_through_each_route_as_far_as_its_role_goes(site: Any):
 _VALUES = {
     "fleet": FLEET, "device": "nobody", "stream": "imu", "name": "nobody", "version": "7",
     "run": "a" * 32, "rollout": "a" * 32, "token": "b" * 32, "hook": "a" * 32, "machine": "m",
-    "question": "a" * 32, "request": "a" * 32,
+    "question": "a" * 32, "request": "a" * 32, "alarm": "a" * 32,
 }  # fmt: skip
 
 

@@ -18,8 +18,19 @@ from fieldloop_console.gate import Gate
 from fieldloop_console.identity import Actor
 from fieldloop_contract.errors import FieldloopError, RejectedInput
 from fieldloop_contract.ids import check_id
-from fieldloop_store import access, devices, labels, machines, registry, steering, webhooks
+from fieldloop_store import (
+    access,
+    alarms,
+    devices,
+    labels,
+    lifecycle,
+    machines,
+    registry,
+    steering,
+    webhooks,
+)
 from fieldloop_store.access import Role, TokenRow
+from fieldloop_store.alarms import AlarmRow
 from fieldloop_store.engine import Store
 from fieldloop_store.rollouts import find_rollout
 from fieldloop_store.trail import note_action
@@ -176,6 +187,39 @@ class Actions:
                 from_ns=now_ns if from_ns is None else from_ns, to_ns=to_ns, mounting=mounting,
                 actor=actor.name, now_ns=now_ns,
             )  # fmt: skip
+
+    # Alarms
+
+    def acknowledge_alarm(self, actor: Actor, fleet: str, alarm: str) -> AlarmRow:
+        """Say that a person has seen it."""
+        with self.acting(actor, "operator", "alarm-acknowledge", alarm, fleet=fleet):
+            now_ns = self._now_ns()
+            event = lifecycle.Acknowledged(now_ns, actor.name)
+            return alarms.act(self._store, fleet, alarm, event, now_ns=now_ns)
+
+    def judge_alarm(
+        self, actor: Actor, fleet: str, alarm: str, verdict: lifecycle.Verdict
+    ) -> AlarmRow:
+        """Say what it was; the verdict is a label of its span at once."""
+        with self.acting(actor, "operator", "alarm-judge", alarm, fleet=fleet, verdict=verdict):
+            if verdict not in lifecycle.VERDICTS:
+                raise RejectedInput(
+                    f"no verdict {verdict!r:.40}", code="alarm.verdict",
+                    hint=f"one of {', '.join(lifecycle.VERDICTS)}",
+                )  # fmt: skip
+            now_ns = self._now_ns()
+            event = lifecycle.Judged(now_ns, actor.name, verdict)
+            return alarms.act(self._store, fleet, alarm, event, now_ns=now_ns)
+
+    def shelve_alarm(
+        self, actor: Actor, fleet: str, alarm: str, hours: float, why: str
+    ) -> AlarmRow:
+        """Hear nothing of it for some hours, and say why."""
+        with self.acting(actor, "operator", "alarm-shelve", alarm, fleet=fleet, why=why):
+            now_ns = self._now_ns()
+            until_ns = now_ns + round(hours * 3_600 * 10**9)
+            event = lifecycle.Shelved(now_ns, actor.name, until_ns, why)
+            return alarms.act(self._store, fleet, alarm, event, now_ns=now_ns)
 
     # Data
 

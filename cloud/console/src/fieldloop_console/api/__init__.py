@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from fieldloop_console.api import (
+    alarms,
     data,
     devices,
     hooks,
@@ -22,6 +23,6 @@ PREFIX = "/api/v1"
 def router() -> APIRouter:
     """All routes."""
     root = APIRouter(prefix=PREFIX, responses=responses(401, 403, 404, 422, 503))
-    for part in (session, overview, devices, learning, rollouts, data, people, hooks):
+    for part in (session, overview, devices, alarms, learning, rollouts, data, people, hooks):
         root.include_router(part.router)
     return root

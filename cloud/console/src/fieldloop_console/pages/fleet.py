@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import cast
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -15,11 +16,12 @@ from fieldloop_console.pages.dialogs import ask_text
 from fieldloop_console.pages.shell import Visit, crowded, frame, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_contract.errors import RejectedInput
+from fieldloop_store.alarms import list_alarms
+from fieldloop_store.lifecycle import VERDICTS, Verdict
 from fieldloop_store.machines import AssignmentRow, assignments_of, list_machines
-from fieldloop_store.queries import EventRow
-from fieldloop_store.views import events_page, services_changed
+from fieldloop_store.views import services_changed
 
-ALARMS_SHOWN = 50
+ALARMS_SHOWN = 6
 
 
 def register(console: Console) -> None:
@@ -51,18 +53,20 @@ def register(console: Console) -> None:
 
 def _machines(console: Console, fleet: str, visit: Visit) -> str:
     by_machine: dict[str, list[AssignmentRow]] = {}
-    of_device: dict[str, list[EventRow]] = {}
     for row in assignments_of(console.store, fleet):
         by_machine.setdefault(row.machine, []).append(row)
-    for event in events_page(console.store, fleet, types=("alarm.*",), limit=ALARMS_SHOWN):
-        of_device.setdefault(event.log.device, []).append(event)
     rows = []
     for name, site, plate in list_machines(console.store, fleet):
         own = [a for a in by_machine.get(name, []) if a.to_ns is None]
-        alarms = [e for d in {a.device for a in own} for e in of_device.get(d, [])]
-        alarms.sort(key=lambda e: -e.received_ns)
-        rows.append((name, site, plate, own, by_machine.get(name, []), alarms))
-    return render("fleet/machines.html", rows=rows, base=f"/f/{fleet}", may=visit.actor.may)
+        told = list_alarms(console.store, fleet, machine=name, limit=ALARMS_SHOWN)
+        rows.append((name, site, plate, own, by_machine.get(name, []), told))
+    elsewhere = [
+        row for row in list_alarms(console.store, fleet, open_only=True) if not row.machine
+    ]
+    return render(
+        "fleet/machines.html", rows=rows, base=f"/f/{fleet}", may=visit.actor.may,
+        verdicts=VERDICTS, elsewhere=elsewhere,
+    )  # fmt: skip
 
 
 def _machine_actions(visit: Visit) -> None:
@@ -98,6 +102,14 @@ def _machine_actions(visit: Visit) -> None:
             )
         )  # fmt: skip
 
+    async def alarm(actor: Actor, given: dict[str, str]) -> None:
+        if given.get("verdict"):
+            verdict = cast(Verdict, given["verdict"])
+            await asyncio.to_thread(does.judge_alarm, actor, fleet, given["alarm"], verdict)
+        else:
+            await asyncio.to_thread(does.acknowledge_alarm, actor, fleet, given["alarm"])
+
+    visit.on("alarm", alarm)
     visit.on("machine-add", add)
     visit.on("machine-site", site)
     visit.on("machine-assign", assign)
