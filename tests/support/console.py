@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import insert
 
 from fieldloop_contract.batch import SequencedFrame
 from fieldloop_contract.frames import Frame
@@ -26,9 +27,11 @@ from fieldloop_store.ingest import Intake, store_intake
 from fieldloop_store.labels import add_labels
 from fieldloop_store.machines import assign_stream, put_machine
 from fieldloop_store.presence import Presence
-from fieldloop_store.registry import RunRow, create_run, register_model
+from fieldloop_store.registry import register_model
 from fieldloop_store.rollouts import AssignmentRow, RolloutRow, save_look
 from fieldloop_store.rows import LogKey, event_row, frame_row, result_row
+from fieldloop_store.runs import Epoch, RunRow, record_run
+from fieldloop_store.schema import run_epochs
 from support.bundles import frame, make_bundle
 
 FLEET = "demo"
@@ -155,7 +158,7 @@ class SmallFleet:
         }  # fmt: skip
         for run, state in ((RUN, "approved"), (OTHER_RUN, "rejected")):
             progress = {"stage": "done", "curve": [[1.0, 0.5], [0.4, 0.9]], "epoch": 2, "epochs": 2}
-            create_run(
+            record_run(
                 self.store,
                 RunRow(
                     id=run, fleet=FLEET, recipe="activity_cnn", model="activity", state=state,
@@ -164,6 +167,13 @@ class SmallFleet:
                     updated_ns=self.t0_ns,
                 ),
             )  # fmt: skip
+            epochs = [Epoch(i, {"loss": 1.0 / i, "accuracy": 0.4 * i}, self.t0_ns) for i in (1, 2)]
+            with self.store.begin() as connection:
+                connection.execute(
+                    insert(run_epochs),
+                    [{"run": run, "epoch": e.epoch, "figures": e.figures, "at_ns": e.at_ns}
+                     for e in epochs],
+                )  # fmt: skip
         wave = {"size": 1, "devices": ["pump-1"], "installed": 1, "windows": 20, "passed": True}
         document = {
             "verdict": f"completed {XSS}", "waves": [wave], "skipped": {},

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fieldloop_store.backup import copy_sqlite
 from fieldloop_store.engine import Store
-from fieldloop_store.registry import list_runs
 from fieldloop_store.rollouts import list_rollouts
+from fieldloop_store.runs import list_runs
 from support.browser import ConsoleProcess, chromium, set_theme, set_up
 
 WIDE, NARROW = {"width": 1180, "height": 760}, {"width": 390, "height": 760}

@@ -12,9 +12,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
+from fieldloop_store.alarms import Said, take
 from fieldloop_store.ledger import books
 from fieldloop_store.queries import annotations
-from support.console import FLEET, RUN, SPAN_S, signal
+from support.console import FLEET, ROLLOUT, RUN, SPAN_S, signal
 
 BASE = f"/api/v1/fleets/{FLEET}"
 S = 10**9
@@ -204,3 +205,43 @@ def run_with(strategy: Any, bounded: Any, check: Any) -> None:
         each()
     except Unsatisfiable:
         return
+
+
+def test_a_training_is_started_and_cancelled_from_outside(site: Any):
+    operator = site.client("operator")
+    body = {"model": "activity", "recipe": "activity_cnn", "settings": {"epochs": 3}}
+    run = operator.post(f"{BASE}/runs", json=body).json()["run"]
+    row = operator.get(f"{BASE}/runs/{run}").json()
+    assert (row["state"], row["trigger"]["kind"], row["trigger"]["by"]) == (
+        "queued", "hand", "operator",
+    )  # fmt: skip
+    assert operator.delete(f"{BASE}/runs/{run}").status_code == 200
+    assert operator.get(f"{BASE}/runs/{run}", params={"wait_s": 5}).json()["state"] == "cancelled"
+    assert operator.delete(f"{BASE}/runs/{run}").status_code == 409
+
+
+def test_an_alarm_is_judged_and_its_verdict_is_a_label(site: Any):
+    t_ns = site.fleet.t0_ns + 10 * S
+    said = Said("pump-1", "main", "imu", True, t_ns, {})
+    take(site.store, FLEET, [said], now_ns=t_ns)
+    operator = site.client("operator")
+    found = operator.get(f"{BASE}/alarms", params={"open": "true"}).json()["items"]
+    assert [(a["device"], a["machine"]) for a in found] == [("pump-1", "press")]
+    path = f"{BASE}/alarms/{found[0]['id']}"
+    assert operator.post(path, json={"kind": "acknowledge"}).status_code == 200
+    judged = operator.post(path, json={"kind": "judge", "verdict": "fault"}).json()
+    assert (judged["life"]["verdict"], judged["life"]["verdict_by"]) == ("fault", "operator")
+    said_now = {r.label for r in annotations(site.store, FLEET, device="pump-1")}
+    assert "fault" in said_now
+    assert len(operator.get(path).json()["history"]) >= 3
+
+
+def test_a_rollout_is_steered_by_requests_that_delivery_answers(site: Any):
+    operator = site.client("operator")
+    path = f"{BASE}/rollouts/{ROLLOUT}/requests"
+    asked = operator.post(path, json={"kind": "pause", "why": "line 3"}).json()["request"]
+    found = operator.get(f"{BASE}/requests/{asked}").json()
+    assert (found["kind"], found["actor"], found["state"]) == ("pause", "operator", "waiting")
+    assert operator.post(path, json={"kind": "delete"}).status_code == 422
+    body = {"model": "nothing", "version": 1}
+    assert operator.post(f"{BASE}/rollouts", json=body).status_code == 404

@@ -26,6 +26,8 @@ from fieldloop_store import (
     lifecycle,
     machines,
     registry,
+    runqueue,
+    runs,
     steering,
     webhooks,
 )
@@ -261,6 +263,35 @@ class Actions:
         with self.acting(actor, "operator", f"model-{state}", target, fleet=fleet):
             if not registry.set_model_state(self._store, fleet, name, version, state):
                 raise RejectedInput(f"no model {target}", code="model.unknown")
+
+    # Trainings
+
+    def start_run(
+        self,
+        actor: Actor,
+        fleet: str,
+        *,
+        model: str,
+        recipe: str,
+        settings: Mapping[str, Any],
+        reason: str = "",
+    ) -> str:
+        """Put a training in the queue; returns its id."""
+        with self.acting(actor, "operator", "run-start", model, fleet=fleet, recipe=recipe):
+            trigger = {"kind": "hand", "reason": reason or "by hand", "by": actor.name}
+            return runqueue.enqueue(
+                self._store, fleet=fleet, model=model, recipe=recipe, settings=settings,
+                trigger=trigger, now_ns=self._now_ns(),
+            )  # fmt: skip
+
+    def cancel_run(self, actor: Actor, fleet: str, run: str) -> None:
+        """End a training that waits, or ask its owner to end it."""
+        with self.acting(actor, "operator", "run-cancel", run, fleet=fleet):
+            row = runs.find_run(self._store, run)
+            if row is None or row.fleet != fleet:
+                raise RejectedInput(f"no run {run!r:.40}", code="run.unknown")
+            if runqueue.cancel(self._store, run, by=actor.name, now_ns=self._now_ns()) == "no":
+                raise RejectedInput("it has ended already", code="run.ended")
 
     # Rollouts
 

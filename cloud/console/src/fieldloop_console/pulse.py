@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from fieldloop_store.accounts import BooksFigures, books_figures
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import fleets as heard_fleets
-from fieldloop_store.registry import RunRow, list_runs
 from fieldloop_store.rollouts import RolloutRow, list_rollouts
+from fieldloop_store.runs import RunRow, list_runs
 from fieldloop_store.views import (
     ServiceChange,
     count_devices,

@@ -17,8 +17,8 @@ from fieldloop_runtime import webhook
 from fieldloop_store import webhooks
 from fieldloop_store.engine import Store
 from fieldloop_store.queries import EventCursor, events_since
-from fieldloop_store.registry import list_runs
 from fieldloop_store.rollouts import list_rollouts
+from fieldloop_store.runs import list_runs
 from fieldloop_store.webhooks import DeliveryRow, DeliveryState, HookRow
 
 ATTEMPTS_MAX = 12

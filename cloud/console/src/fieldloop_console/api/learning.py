@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from fieldloop_console.api.doors import (
     Done,
@@ -19,9 +19,11 @@ from fieldloop_console.api.doors import (
     not_found,
 )
 from fieldloop_contract.errors import RejectedInput
+from fieldloop_contract.ids import Id
 from fieldloop_contract.manifest import MODEL_FILE
-from fieldloop_store import registry
-from fieldloop_store.registry import ModelRow, RunRow
+from fieldloop_store import registry, runs
+from fieldloop_store.registry import ModelRow
+from fieldloop_store.runs import Epoch, RunRow
 
 router = APIRouter(tags=["learning"])
 Version = Annotated[int, Path(ge=1, le=1 << 53)]
@@ -40,6 +42,21 @@ class ModelState(BaseModel):
     """The state to give a version: recalled versions may not run, and devices go back."""
 
     state: Literal["approved", "recalled"]
+
+
+class NewRun(BaseModel):
+    """A training to put in the queue; the recipe checks its settings when the run begins."""
+
+    model: Id
+    recipe: Annotated[str, Field(min_length=1, max_length=63)]
+    settings: Annotated[dict[str, Any], Field(max_length=200)] = {}
+    reason: Annotated[str, Field(max_length=200)] = ""
+
+
+class Begun(BaseModel):
+    """The id of the run; `GET .../runs/{run}?wait_s=60` waits for its end."""
+
+    run: str
 
 
 @router.get("/fleets/{fleet}/models")
@@ -112,7 +129,7 @@ def list_runs(
     ] = None, limit: Limit = 50,
 ) -> list[RunRow]:  # fmt: skip
     """Training runs, newest first."""
-    return registry.list_runs(here.store, fleet, model=model, limit=limit)
+    return runs.list_runs(here.store, fleet, model=model, limit=limit)
 
 
 @router.get("/fleets/{fleet}/runs/{run}")
@@ -126,10 +143,40 @@ def show_run(
     """One run; with `wait_s`, as soon as it has ended or the time is over."""
     deadline_ns = here.now_ns() + round(wait_s * 1e9)
     while True:
-        row = registry.find_run(here.store, run)
+        row = runs.find_run(here.store, run)
         if row is None or row.fleet != fleet:
             raise not_found(f"run {run}")
         if row.state not in ("queued", "running") or here.now_ns() >= deadline_ns:
             return row
         if here.stop.wait(0.5):
             return row
+
+
+@router.post("/fleets/{fleet}/runs", status_code=202)
+def start_run(actor: Operator, fleet: Fleet, body: NewRun, here: Here) -> Begun:
+    """Put a training in the queue."""
+    run = here.actions.start_run(
+        actor, fleet, model=body.model, recipe=body.recipe, settings=body.settings,
+        reason=body.reason,
+    )  # fmt: skip
+    return Begun(run=run)
+
+
+@router.delete("/fleets/{fleet}/runs/{run}")
+def cancel_run(actor: Operator, fleet: Fleet, run: RunId, here: Here) -> Done:
+    """End a training that waits or runs; a running one ends at its next heartbeat."""
+    here.actions.cancel_run(actor, fleet, run)
+    return Done()
+
+
+@router.get("/fleets/{fleet}/runs/{run}/epochs")
+def list_epochs(
+    _actor: Viewer, fleet: Fleet, run: RunId, here: Here, after: Annotated[
+        int, Query(ge=-1, le=1 << 30, description="the last epoch seen")
+    ] = -1,
+) -> list[Epoch]:  # fmt: skip
+    """The curve of a run, from the epoch after `after`."""
+    row = runs.find_run(here.store, run)
+    if row is None or row.fleet != fleet:
+        raise not_found(f"run {run}")
+    return runs.epochs_of(here.store, run, after=after)

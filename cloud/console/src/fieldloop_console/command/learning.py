@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,10 @@ import typer
 
 from fieldloop_console.command.context import FleetOption, JsonOption, opened
 from fieldloop_console.command.showing import moment, say, show_json, show_pairs, show_table
+from fieldloop_contract.errors import FixConfiguration
 
 models = typer.Typer(help="Models: list, show, recall, download.", no_args_is_help=True)
-train = typer.Typer(help="Trainings: list, show, wait.", no_args_is_help=True)
+train = typer.Typer(help="Trainings: start, cancel, list, show, wait.", no_args_is_help=True)
 WAIT_S = 30
 
 
@@ -117,6 +119,32 @@ def show_run(run: str, fleet: FleetOption = None, as_json: JsonOption = False) -
     with opened() as client:
         found = client.get(f"/fleets/{client.fleet(fleet)}/runs/{run}")
     _show(found, as_json)
+
+
+@train.command("start")
+def start(
+    model: str,
+    recipe: Annotated[str, typer.Option(help="Recipe that trains it.")] = "activity_cnn",
+    settings: Annotated[str, typer.Option(help="The recipe's settings as a JSON object.")] = "{}",
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    fleet: FleetOption = None,
+) -> None:
+    """Put a training in the queue; prints its id, for `fieldloop train wait`."""
+    try:
+        given = json.loads(settings)
+    except ValueError as error:
+        raise FixConfiguration(f"--settings is no JSON: {error}") from error
+    body = {"model": model, "recipe": recipe, "settings": given, "reason": reason}
+    with opened() as client:
+        say(client.ask("POST", f"/fleets/{client.fleet(fleet)}/runs", body=body)["run"])
+
+
+@train.command("cancel")
+def cancel(run: str, fleet: FleetOption = None) -> None:
+    """End a training that waits or runs."""
+    with opened() as client:
+        client.ask("DELETE", f"/fleets/{client.fleet(fleet)}/runs/{run}")
+    say(f"{run} is ended, or ends at its next heartbeat")
 
 
 @train.command("wait")

@@ -18,7 +18,10 @@ from fieldloop_console.pages.plots import curve_options
 from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store import registry
-from fieldloop_store.registry import ModelRow, RunRow
+from fieldloop_store import runs as runs_store
+from fieldloop_store.engine import Store
+from fieldloop_store.registry import ModelRow
+from fieldloop_store.runs import RunRow
 
 RUNS_SHOWN = 100
 DEVICES_SHOWN = 60
@@ -164,7 +167,7 @@ def _register_training(console: Console) -> None:
     async def run_page(request: Request, fleet: str, run: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full
-        row = await asyncio.to_thread(registry.find_run, console.store, run[:32])
+        row = await asyncio.to_thread(runs_store.find_run, console.store, run[:32])
         if row is None or row.fleet != fleet:
             return message("There is no such training", "No run of this id was begun here.", 404)
         visit = visit_of(console, request, fleet)
@@ -173,17 +176,39 @@ def _register_training(console: Console) -> None:
             await visit.part(lambda: _run_top(console, run, visit))
             _live_curves(visit, row)
             await visit.part(lambda: _verdict(console, run), tag="section", classes="card")
+        _run_actions(visit, row)
         visit.live()
         return None
 
 
+def _run_actions(visit: Visit, row: RunRow) -> None:
+    does, fleet = visit.console.actions, visit.fleet
+
+    async def cancel(actor: Actor, _given: dict[str, str]) -> None:
+        words = "What it has learnt so far is lost. Its curve stays."
+        if await ask("Cancel this training?", words, "Cancel it", danger=True):
+            await asyncio.to_thread(does.cancel_run, actor, fleet, row.id)
+
+    async def again(actor: Actor, _given: dict[str, str]) -> None:
+        run = await asyncio.to_thread(
+            lambda: does.start_run(
+                actor, fleet, model=row.model, recipe=row.recipe, settings=row.settings,
+                reason=f"again, as {row.id[:8]}",
+            )
+        )  # fmt: skip
+        ui.navigate.to(f"/f/{fleet}/training/{run}")
+
+    visit.on("cancel", cancel)
+    visit.on("again", again)
+
+
 def _runs(console: Console, fleet: str, visit: Visit) -> str:
-    rows = registry.list_runs(console.store, fleet, limit=RUNS_SHOWN)
+    rows = runs_store.list_runs(console.store, fleet, limit=RUNS_SHOWN)
     return render("training/list.html", rows=rows, base=f"/f/{fleet}", may=visit.actor.may)
 
 
 def _run_top(console: Console, run: str, visit: Visit) -> str:
-    row = registry.find_run(console.store, run)
+    row = runs_store.find_run(console.store, run)
     if row is None:
         return render("gone.html", what="The run")
     return render(
@@ -193,19 +218,17 @@ def _run_top(console: Console, run: str, visit: Visit) -> str:
 
 
 def _verdict(console: Console, run: str) -> str:
-    row = registry.find_run(console.store, run)
+    row = runs_store.find_run(console.store, run)
     verdict = (row.verdict if row else None) or {}
     return render("training/verdict.html", verdict=verdict, base=f"/f/{row.fleet}" if row else "")
 
 
-def curves_of(row: RunRow) -> dict[str, list[float]]:
-    """Loss and the other figure of each epoch, as far as the run has come."""
-    curve = row.progress.get("curve") or []
+def curves_of(store: Store, row: RunRow) -> dict[str, list[float]]:
+    """The figures of each epoch by name, as far as the run has come."""
     found: dict[str, list[float]] = {}
-    for at, name in enumerate(("loss", "accuracy")):
-        values = [step[at] for step in curve if len(step) > at and step[at] is not None]
-        if values:
-            found[name] = values
+    for epoch in runs_store.epochs_of(store, row.id):
+        for name, value in epoch.figures.items():
+            found.setdefault(name, []).append(value)
     return found
 
 
@@ -215,13 +238,12 @@ def _live_curves(visit: Visit, row: RunRow) -> None:
         for name in ("accuracy", "loss"):
             with ui.element("section").classes("card"):
                 ui.html(render("models/curve_head.html", name=name), sanitize=False)
-                values = curves_of(row).get(name, [])
+                values = curves_of(visit.console.store, row).get(name, [])
                 plots[name] = ui.echart(curve_options({name: values}, name=""))
                 plots[name].style("height:240px")
 
     async def look() -> None:
-        now = await asyncio.to_thread(registry.find_run, visit.console.store, row.id)
-        curves = curves_of(now) if now else {}
+        curves = await asyncio.to_thread(curves_of, visit.console.store, row)
         for name, plot in plots.items():
             options = curve_options({name: curves.get(name, [])}, name="")
             if options != plot.options:
@@ -235,7 +257,7 @@ async def _comparison(visit: Visit, picked: list[str]) -> None:
     console, fleet = visit.console, visit.fleet
 
     def find() -> list[RunRow]:
-        found = [registry.find_run(console.store, run[:32]) for run in picked]
+        found = [runs_store.find_run(console.store, run[:32]) for run in picked]
         return [row for row in found if row is not None and row.fleet == fleet]
 
     rows = await asyncio.to_thread(find)
@@ -250,13 +272,14 @@ async def _comparison(visit: Visit, picked: list[str]) -> None:
         lambda: render("training/compare.html", rows=rows, metrics=metrics, figures=figures,
                        base=f"/f/{fleet}")
     )  # fmt: skip
+    all_curves = await asyncio.to_thread(lambda: [curves_of(console.store, r) for r in rows])
     with ui.element("div").classes("grid"):
         for name in ("accuracy", "loss"):
             with ui.element("section").classes("card"):
                 ui.html(render("models/curve_head.html", name=name), sanitize=False)
                 curves = {
-                    f"run {at + 1}: {row.id[:8]}": curves_of(row)[name]
-                    for at, row in enumerate(rows)
-                    if name in curves_of(row)
+                    f"run {at + 1}: {row.id[:8]}": own[name]
+                    for at, (row, own) in enumerate(zip(rows, all_curves, strict=True))
+                    if name in own
                 }
                 ui.echart(curve_options(curves, name="")).style("height:260px")

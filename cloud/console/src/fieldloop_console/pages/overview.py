@@ -10,8 +10,8 @@ from fieldloop_console.console import Console
 from fieldloop_console.pages.plots import RATE_HEIGHT, rate_options
 from fieldloop_console.pages.shell import crowded, frame, page_main, visit_of
 from fieldloop_console.rendering import render
-from fieldloop_store.registry import list_runs
 from fieldloop_store.rollouts import list_rollouts
+from fieldloop_store.runs import list_runs
 from fieldloop_store.views import events_page
 
 
