@@ -14,7 +14,7 @@ from fieldloop_store.trail import trail
 from support.browser import PASSWORD
 from support.console import FLEET
 
-ANYBODY = {("POST", "/api/v1/session")}
+ANYBODY = {("POST", "/api/v1/session"), ("POST", "/api/v1/hooks/{hook}")}
 ADMINS_ONLY = re.compile(r"/users|/audit|/webhooks")
 ADMIN_ACTS = {("DELETE", "/api/v1/fleets/{fleet}/devices/{device}")}
 OWN = re.compile(r"^/api/v1/(session|tokens)")

@@ -1,4 +1,4 @@
-"""Webhooks: what happened is told once, signed, until it is taken; never what came before."""
+"""Webhooks: what happened is told once and signed; a signed message starts a training once."""
 
 from __future__ import annotations
 
@@ -121,3 +121,24 @@ def test_a_hook_is_deleted_with_what_was_on_its_way(site: Any, receiver: Receive
     assert receiver.taken == []
     listed = site.client("admin").get(BASE).text
     assert secret not in listed
+
+
+def test_a_pipeline_starts_a_training_by_a_signed_message_once(site: Any):
+    body = {"direction": "in", "name": "ci"}
+    made = site.client("admin").post(BASE, json=body).json()
+    path, secret = f"/api/v1/hooks/{made['hook']['id']}", made["secret"]
+    wanted = json.dumps({"model": "activity", "recipe": "activity_cnn"}).encode()
+    now_s = site.console.now_ns() // S
+    signed = webhook.sign(secret, "msg-1", now_s, wanted)
+    first = site.client().post(path, content=wanted, headers=signed)
+    again = site.client().post(path, content=wanted, headers=signed)
+    assert first.status_code == 202, first.text
+    assert again.json() == first.json()
+    run = site.client("viewer").get(f"/api/v1/fleets/{FLEET}/runs/{first.json()['run']}").json()
+    assert (run["state"], run["trigger"]["by"]) == ("queued", "webhook ci")
+    old = webhook.sign(secret, "msg-2", now_s - 4_000, wanted)
+    other = webhook.sign("x" * 32, "msg-3", now_s, wanted)
+    for headers in ({}, old, other, {**signed, "webhook-id": "msg-4"}):
+        assert site.client().post(path, content=wanted, headers=headers).status_code == 401
+    odd = webhook.sign(secret, "msg-5", now_s, b"{}")
+    assert site.client().post(path, content=b"{}", headers=odd).status_code == 422

@@ -275,13 +275,14 @@ class Actions:
         recipe: str,
         settings: Mapping[str, Any],
         reason: str = "",
+        run: str | None = None,
     ) -> str:
-        """Put a training in the queue; returns its id."""
+        """Put a training in the queue; returns its id. The same `run` again changes nothing."""
         with self.acting(actor, "operator", "run-start", model, fleet=fleet, recipe=recipe):
             trigger = {"kind": "hand", "reason": reason or "by hand", "by": actor.name}
             return runqueue.enqueue(
                 self._store, fleet=fleet, model=model, recipe=recipe, settings=settings,
-                trigger=trigger, now_ns=self._now_ns(),
+                trigger=trigger, now_ns=self._now_ns(), run=run,
             )  # fmt: skip
 
     def cancel_run(self, actor: Actor, fleet: str, run: str) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import secrets
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field, ValidationError
 
-from fieldloop_console.api.doors import Admin, Done, Fleet, Here, not_found
+from fieldloop_console.api.doors import Admin, Done, Fleet, Here, address_of, not_found
+from fieldloop_console.api.learning import Begun, NewRun
+from fieldloop_console.console import Console
+from fieldloop_console.identity import Actor, NotKnown
 from fieldloop_contract.errors import FixConfiguration, RejectedInput
-from fieldloop_runtime.webhook import SECRET_PREFIX, check_url
+from fieldloop_contract.messages import describe
+from fieldloop_runtime.webhook import SECRET_PREFIX, check_url, verify
 from fieldloop_store import webhooks
 from fieldloop_store.webhooks import DeliveryRow, HookRow
 
@@ -100,3 +106,34 @@ def list_deliveries(_actor: Admin, fleet: Fleet, hook: HookId, here: Here) -> li
     if row is None or row.fleet != fleet:
         raise not_found(f"webhook {hook}")
     return webhooks.deliveries_of(here.store, hook)
+
+
+@router.post("/hooks/{hook}", status_code=202)
+async def start_by_webhook(request: Request, hook: HookId, here: Here) -> Begun:
+    """Start a training from outside, signed as Standard Webhooks says; no token is needed.
+
+    The body is a `NewRun`. The same message again (`webhook-id`) names the same run.
+    """
+    body = await request.body()
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return await asyncio.to_thread(_start, here, hook, headers, body, address_of(request))
+
+
+def _start(here: Console, hook: str, headers: dict[str, str], body: bytes, address: str) -> Begun:
+    row = webhooks.find_hook(here.store, hook)
+    if row is None or row.direction != "in":
+        raise not_found(f"webhook {hook}")
+    try:
+        message = verify(row.secret, headers, body, here.now_ns() // 10**9)
+        wanted = NewRun.model_validate_json(body)
+    except RejectedInput as error:
+        raise NotKnown(str(error), code=error.code) from error
+    except ValidationError as error:
+        raise RejectedInput(describe(error), code="webhook.body") from error
+    actor = Actor(f"webhook {row.name}"[:200], "operator", "hook", address)
+    run = hashlib.sha256(f"{hook}\n{message}".encode()).hexdigest()[:32]
+    here.actions.start_run(
+        actor, row.fleet, model=wanted.model, recipe=wanted.recipe, settings=wanted.settings,
+        reason=wanted.reason or f"asked by {row.name}", run=run,
+    )  # fmt: skip
+    return Begun(run=run)
