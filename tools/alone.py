@@ -17,6 +17,7 @@ from pathlib import Path
 from lock import DEPLOYABLES, LOCKS, ROOT, closure, members
 
 OF_AN_EXTRA = (
+    "fieldloop_runtime.hosting.embedded",
     "fieldloop_scoring.runners.litert",
     "fieldloop_scoring.runners.tflite",
     "fieldloop_ingestion.resampled",

@@ -26,6 +26,7 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
     "delivery": ("fieldloop-delivery", ""),
     "machines": ("fieldloop-machines", ""),
     "delivery-balena": ("fieldloop-delivery", "balena"),
+    "console": ("fieldloop-console", ""),
     "demo": ("fieldloop-demo", ""),
 }
 TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")

@@ -48,11 +48,16 @@ def demo(
     fault: Annotated[
         Fault, typer.Option(help="Break something in the middle: kill and wipe the broker.")
     ] = Fault.NONE,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the dashboard; where taken, a free one.")
+    ] = 8080,
     folder: Annotated[
         Path, typer.Option(help="Where this run keeps its files; emptied at the start.")
     ] = Path(".demo"),
 ) -> None:
     """Play the loop on ten people's smart-watch recordings: sense, store, learn, deliver, measure.
+
+    Without --once it ends with the dashboard open on the fleet that it taught.
 
     Starts a broker, the cloud services and eight devices as processes of their own; trains a model
     from the first four people, gives it to all, learns from four new people, and measures whether
@@ -69,6 +74,8 @@ def demo(
         try:
             code = _play(story, screen, summary)
             if not once:
+                link = story.show(port)
+                screen.say(f"See the fleet it taught, and steer it: [bold]{link}[/bold]")
                 screen.say("The fleet stays up; Ctrl-C ends it.")
                 story.stay()
         except KeyboardInterrupt:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import FieldloopError
-from fieldloop_demo.processes import Processes
 from fieldloop_demo.recordings import CHANNELS, RATE_HZ, UNITS, Recording
+from fieldloop_runtime.hosting.processes import Processes
 
 FLEET, STREAM, SLOT, MODEL = "demo", "imu", "main", "activity"
 FRAME_SAMPLES = 50
@@ -150,6 +150,16 @@ class Services:
         environ = self._mqtt | self._cloud()
         environ |= {"FIELDLOOP_DIR": folder, "FIELDLOOP_POLICY": str(policy_path)}
         self._run("delivery", "fieldloop_delivery", environ)
+
+    def console(self, port: int) -> Path:
+        """Start the console; returns the file that will hold the link to its first log-in."""
+        link = self.root / "cloud" / "first-link"
+        environ = {
+            "FIELDLOOP_STORE_URL": self.store_url, "FIELDLOOP_FLEETS": FLEET,
+            "FIELDLOOP_PORT": str(port), "FIELDLOOP_FIRST_LINK_FILE": str(link),
+        }  # fmt: skip
+        self._run("console", "fieldloop_console", environ)
+        return link
 
     def device(self, device: Device) -> None:
         """Start a device's two services, which share nothing but its folder."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from fieldloop_contract.errors import FieldloopError
 from fieldloop_contract.messages import Annotation
-from fieldloop_demo.broker import Broker
 from fieldloop_demo.desk import Desk
 from fieldloop_demo.fleet import FLEET, MODEL, STREAM, Device, Services, choose
 from fieldloop_demo.measure import Paired, Scored, paired
-from fieldloop_demo.processes import Processes
 from fieldloop_demo.recordings import load
 from fieldloop_demo.screen import Screen
 from fieldloop_demo.watch import Watch
+from fieldloop_runtime.hosting.broker import Broker, is_free
+from fieldloop_runtime.hosting.processes import Processes
 from fieldloop_runtime.settings import MqttSettings
 from fieldloop_store.engine import Store
 from fieldloop_store.ledger import Books, books
@@ -104,8 +106,33 @@ class Story:
         self._balance()
         return self.outcome
 
+    def show(self, port: int) -> str:
+        """Open the dashboard on the fleet as it stands; returns the link to its first log-in.
+
+        Args:
+            port: to listen on; where it is taken, another one.
+
+        Raises:
+            FieldloopError: the console does not start.
+        """
+        if self._services is None:
+            raise FieldloopError("the story has not begun")
+        self._screen.begin("console", "opening the dashboard")
+        link = self._services.console(port if is_free(port) else 0)
+
+        def there() -> tuple[float, float, str]:
+            # The link is written before the first page can be had, so ask for one.
+            url = link.read_text("utf-8").strip() if link.exists() else ""
+            return float(bool(url) and answers(url)), 1, "starting the console"
+
+        self._wait(there)
+        url = link.read_text("utf-8").strip()
+        self._screen.end("the dashboard is open")
+        return url
+
     def stay(self) -> None:
         """Keep the fleet running, with traffic, until interrupted."""
+        self._set_traffic(self.outcome.devices, True)
         while True:
             self._tick()
             time.sleep(_POLL_S)
@@ -363,6 +390,15 @@ class Story:
         self._broker.start()
         self.outcome.broker_kills += 1
         self._screen.say("[yellow]the broker was killed, with all it held, and restarted[/yellow]")
+
+
+def answers(url: str) -> bool:
+    """Whether an address answers now."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException):
+        return False
 
 
 def settled(book: Books) -> bool:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fieldloop_demo.broker import Broker
 from fieldloop_demo.fleet import FLEET, Device, Services
-from fieldloop_demo.processes import Processes
 from fieldloop_demo.recordings import Recording
 from fieldloop_demo.story import settled
+from fieldloop_runtime.hosting.broker import Broker
+from fieldloop_runtime.hosting.processes import Processes
 from fieldloop_store.engine import Store
 from fieldloop_store.ledger import books
 from fieldloop_store.queries import streams

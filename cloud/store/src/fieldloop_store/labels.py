@@ -5,7 +5,7 @@ say where they came from, `epoch` follows from the file or the request, `seq` is
 and the log's books are written with them. The same file again changes nothing. The checks are
 those of the wire: `Annotation`.
 
-Telemetry's `labels` command calls this, and whoever administrates in its place. Any thread.
+Telemetry's `labels` command and the console call this. Any thread.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from fieldloop_contract.errors import FixConfiguration, MalformedMessage, RejectedInput
 from fieldloop_contract.ids import check_id
 from fieldloop_contract.messages import Annotation, LedgerTotals, Reported, from_object
@@ -24,6 +26,7 @@ from fieldloop_store.engine import Store
 from fieldloop_store.ingest import Intake, store_intake
 from fieldloop_store.presence import Presence
 from fieldloop_store.rows import LogKey, Row, annotation_row
+from fieldloop_store.schema import annotations as annotations_table
 
 LABELS_SERVICE = "labels"
 """A service of this name is an annotator's desk: it may label any device of its fleet."""
@@ -99,27 +102,72 @@ def add_labels(
     for total, document in enumerate(labels, 1):
         if total > LABELS_MAX:
             raise RejectedInput(f"more than {LABELS_MAX} labels at once", code="labels.count")
-        try:
-            note = from_object(Annotation, dict(document))
-            rows.append(annotation_row(log, total, note, dict(document), now_ns))
-        except MalformedMessage as error:
-            done.refused.append((total, str(error)))
+        row = _row(log, total, document, total, now_ns, done)
+        rows += [] if row is None else [row]
         if len(rows) >= _COMMIT_ROWS:
             _store(store, rows, now_ns, done)
             rows = []
     _store(store, rows, now_ns, done)
+    _report(store, log, total, len(done.refused), now_ns)
+    return done
+
+
+def append_labels(
+    store: Store,
+    fleet: str,
+    labels: Sequence[Mapping[str, Any]],
+    *,
+    source: str,
+    epoch: str,
+    now_ns: int,
+) -> Imported:
+    """Store labels after those that the log `source/labels/epoch` holds: a person labelling.
+
+    One caller at a time for a log. What is refused takes no seq, so that the log has no holes.
+
+    Raises:
+        As `add_labels`.
+    """
+    log = LogKey(check_id(fleet, "fleet"), check_id(source, "source"), LABELS_SERVICE, epoch)
+    c = annotations_table.c
+    own = (c.fleet == fleet, c.device == source, c.service == LABELS_SERVICE, c.epoch == epoch)
+    with store.read() as connection:
+        last = int(connection.execute(select(func.max(c.seq)).where(*own)).scalar() or 0)
+    done = Imported()
+    rows: list[Row] = []
+    for at, document in enumerate(labels, 1):
+        row = _row(log, last + len(rows) + 1, document, at, now_ns, done)
+        rows += [] if row is None else [row]
+    _store(store, rows, now_ns, done)
+    _report(store, log, last + len(rows), 0, now_ns)
+    return done
+
+
+def _row(
+    log: LogKey, seq: int, document: Mapping[str, Any], at: int, now_ns: int, done: Imported
+) -> Row | None:
+    """A label as a row; None where it is refused, which `done` then says of its place `at`."""
+    try:
+        note = from_object(Annotation, dict(document))
+        return annotation_row(log, seq, note, dict(document), now_ns)
+    except MalformedMessage as error:
+        done.refused.append((at, str(error)))
+        return None
+
+
+def _report(store: Store, log: LogKey, produced: int, refused: int, now_ns: int) -> None:
+    """Write the books of a log of labels."""
     totals = LedgerTotals(
-        epoch=epoch,
-        produced=total,
-        stored=total - len(done.refused),
+        epoch=log.epoch,
+        produced=produced,
+        stored=produced - refused,
         pending=0,
         withheld=0,
-        dropped={"refused": len(done.refused)} if done.refused else {},
+        dropped={"refused": refused} if refused else {},
     )
     message = Reported(session="import", ledgers=[totals])
-    presence = Presence(fleet, source, LABELS_SERVICE, message, now_ns)
+    presence = Presence(log.fleet, log.device, log.service, message, now_ns)
     store_intake(store, Intake(presence=[presence], received_ns=now_ns))
-    return done
 
 
 def _store(store: Store, rows: Sequence[Row], now_ns: int, done: Imported) -> None:

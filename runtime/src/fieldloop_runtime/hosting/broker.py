@@ -1,4 +1,4 @@
-"""The demo's broker: mosquitto where it is installed, otherwise the embedded amqtt."""
+"""A broker for one machine: mosquitto where it is installed, otherwise the embedded amqtt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fieldloop_contract.errors import FixConfiguration, RetryLater
-from fieldloop_demo.processes import BROKER, Child, Processes
+from fieldloop_runtime.hosting.processes import BROKER, Child, Processes
 
 _START_TIMEOUT_S = 20.0
 _SEARCH = ":/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
@@ -24,35 +24,56 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Whether a TCP port of the loopback interface can be listened on now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 class Broker:
     """One broker process that can be killed, with all it held, and started again.
 
     Args:
         kind: `mosquitto`, `amqtt`, or `auto` for the first one that is there.
+        port: to listen on; 0 takes a free one.
+        keep: whether what it holds survives a restart; mosquitto only.
 
     Raises:
         FixConfiguration: `mosquitto` was asked for and is not installed.
     """
 
-    def __init__(self, kind: str, folder: Path, processes: Processes) -> None:
+    def __init__(
+        self, kind: str, folder: Path, processes: Processes, *, port: int = 0, keep: bool = False
+    ) -> None:
         binary = shutil.which("mosquitto", path=os.environ.get("PATH", "") + _SEARCH)
         if kind == "mosquitto" and binary is None:
             raise FixConfiguration(
                 "mosquitto is not installed",
                 hint="apt-get install mosquitto, or use --broker amqtt",
             )
-        self.port = free_port()
+        self.port = port or free_port()
         self._processes = processes
         self._child: Child | None = None
         if binary is not None and kind != "amqtt":
             self.name = "mosquitto"
-            self._command = [binary, "-c", str(self._configure(folder))]
+            self._command = [binary, "-c", str(self._configure(folder, keep))]
         else:
             self.name = "amqtt"
-            self._command = [sys.executable, "-m", "fieldloop_demo.embedded", str(self.port)]
+            self._command = [
+                sys.executable,
+                "-m",
+                "fieldloop_runtime.hosting.embedded",
+                str(self.port),
+            ]
 
-    def _configure(self, folder: Path) -> Path:
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false"]
+    def _configure(self, folder: Path, keep: bool) -> Path:
+        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true"]
+        lines += ["persistence true", f"persistence_location {folder}/"] if keep else []
         lines += ["max_inflight_messages 100", "max_queued_messages 10000", "log_type error"]
         if os.geteuid() == 0:
             lines.append("user root")

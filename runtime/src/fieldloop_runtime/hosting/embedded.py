@@ -1,7 +1,7 @@
-"""The embedded broker: `python -m fieldloop_demo.embedded PORT`, for machines without mosquitto.
+"""The embedded broker, for machines without mosquitto: `... hosting.embedded PORT`.
 
 amqtt speaks MQTT 3.1.1 on asyncio; it is several times slower than mosquitto and keeps all in
-memory. It is there so that the demo runs with nothing but Python.
+memory. It is there so that one machine runs with nothing but Python.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def serve(port: int) -> None:
 def main() -> int:
     """Run the broker; returns its exit status."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.stderr.write("usage: python -m fieldloop_demo.embedded PORT\n")
+        sys.stderr.write("usage: python -m fieldloop_runtime.hosting.embedded PORT\n")
         return 2
     asyncio.run(serve(int(sys.argv[1])))
     return 0

@@ -1,7 +1,7 @@
-"""The demo's processes: each in a session of its own, its output in a file, none left behind.
+"""Child processes: each in a session of its own, its output in a file, none left behind.
 
-A child gets SIGKILL from the kernel when the demo dies (`leash`), and its whole session is
-ended when the demo stops, so that neither Ctrl-C nor `kill -9` of the demo leaves a process.
+A child gets SIGKILL from the kernel when its parent dies (`leash`), and its whole session is
+ended when the parent stops, so that neither Ctrl-C nor `kill -9` of it leaves a process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Child:
 
 
 class Processes:
-    """Starts, watches and ends the demo's processes. Main thread only."""
+    """Starts, watches and ends child processes. Main thread only."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ class Processes:
                 raise FieldloopError(
                     f"{child.name} ended with status {child.process.returncode}; its last words:\n"
                     f"  {tail}",
-                    code="demo.process",
+                    code="hosting.process",
                     hint=f"all of it is in {child.log_path}",
                 )
 

@@ -1,0 +1,28 @@
+"""The REST API: `/api/v1`, described by OpenAPI at `/api/v1/openapi.json`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from fieldloop_console.api import (
+    alarms,
+    data,
+    devices,
+    hooks,
+    learning,
+    overview,
+    people,
+    rollouts,
+    session,
+)
+from fieldloop_console.problems import responses
+
+PREFIX = "/api/v1"
+
+
+def router() -> APIRouter:
+    """All routes."""
+    root = APIRouter(prefix=PREFIX, responses=responses(401, 403, 404, 422, 503))
+    for part in (session, overview, devices, alarms, learning, rollouts, data, people, hooks):
+        root.include_router(part.router)
+    return root
