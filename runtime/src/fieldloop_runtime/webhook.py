@@ -108,7 +108,14 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now_s: int) -> 
 
 
 def post(
-    url: str, body: bytes, *, secret: str, message_id: str, at_s: int, timeout_s: float = 10.0
+    url: str,
+    body: bytes,
+    *,
+    secret: str,
+    message_id: str,
+    at_s: int,
+    content_type: str = "application/json",
+    timeout_s: float = 10.0,
 ) -> None:
     """Post one document.
 
@@ -117,7 +124,7 @@ def post(
         RejectedInput: the receiver will not have it.
         FixConfiguration: the URL or the secret cannot be used.
     """
-    headers = {"content-type": "application/json", "user-agent": "fieldloop"}
+    headers = {"content-type": content_type, "user-agent": "fieldloop"}
     headers |= sign(secret, message_id, at_s, body)
     request = urllib.request.Request(check_url(url), body, headers, method="POST")
     opener = urllib.request.build_opener(_NoRedirect())

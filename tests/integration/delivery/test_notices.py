@@ -15,7 +15,7 @@ import pytest
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_delivery import notices
-from fieldloop_delivery.notices import Webhook, check_url
+from fieldloop_delivery.notices import Webhook
 from fieldloop_delivery.settings import DeliverySettings
 from fieldloop_runtime.journal import Journal
 from fieldloop_runtime.settings import load
@@ -139,8 +139,6 @@ def test_queue_has_a_bound_and_the_oldest_go(store, monkeypatch):
     ],
 )
 def test_unprotected_or_unclear_address_is_refused(url):
-    with pytest.raises(ValueError, match="webhook_url"):
-        check_url(url)
     with pytest.raises(FixConfiguration, match="webhook_url"):
         load(
             DeliverySettings,
@@ -153,7 +151,7 @@ def test_unprotected_or_unclear_address_is_refused(url):
 
 
 def test_short_secret_is_refused():
-    with pytest.raises(FixConfiguration, match="at least 16"):
+    with pytest.raises(FixConfiguration, match="at least 24"):
         load(
             DeliverySettings,
             {

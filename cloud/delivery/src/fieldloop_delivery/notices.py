@@ -4,33 +4,24 @@ Each row of the audit trail is one CloudEvent, due by each channel that is switc
 store and so across restarts. A receiver may see one twice (after a kill between sending and noting
 it) and knows it by its id.
 
-The webhook is signed as Standard Webhooks says (standardwebhooks.com): `webhook-id`,
-`webhook-timestamp` (s) and `webhook-signature: v1,` + base64 of HMAC-SHA256 over
-`id.timestamp.body`. A receiver computes it with the shared secret and refuses old timestamps. It is
-tried again with full-jitter back-off, in order; after `TRIES_MAX` it is given up, and the oldest
-beyond `QUEUE_MAX` too, each with a log line. Redirects are not followed.
+The webhook (`fieldloop_runtime.webhook`) is tried again with full-jitter back-off, in order; after
+`TRIES_MAX` it is given up, and the oldest beyond `QUEUE_MAX` too, each with a log line.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import http.client
-import ipaddress
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
-from urllib.parse import urlsplit
 
 from fieldloop_contract.errors import FieldloopError, RetryLater
 from fieldloop_contract.messages import Event
 from fieldloop_contract.topics import notice_topic
 from fieldloop_delivery.publisher import Sender
+from fieldloop_runtime import webhook
 from fieldloop_runtime.backoff import full_jitter
 from fieldloop_runtime.journal import Journal
 from fieldloop_store.engine import Store
@@ -51,28 +42,6 @@ POLL_S = 1.0
 WINDOW = 16
 
 
-def check_url(url: str) -> None:
-    """Refuse what would carry a notice over a network unprotected.
-
-    Raises:
-        ValueError: no https, and not this very machine; or no host.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname or parts.scheme not in ("https", "http"):
-        raise ValueError(f"webhook_url is https://host/path, not {url!r:.80}")
-    if parts.username or parts.password:
-        raise ValueError("webhook_url carries no user or password: the signature proves the sender")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("webhook_url is https, or http on this very machine only")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def notice(fleet: str, row: AuditRow) -> bytes:
     """A row of the audit trail as a CloudEvent."""
     event = Event(
@@ -83,13 +52,6 @@ def notice(fleet: str, row: AuditRow) -> bytes:
         data={"rollout": row.rollout, "by": row.actor, "why": row.reason, **row.detail},
     )
     return event.encode()
-
-
-def signature(secret: str, notice_id: str, timestamp_s: int, body: bytes) -> str:
-    """The header `webhook-signature`."""
-    signed = f"{notice_id}.{timestamp_s}.".encode() + body
-    digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
-    return "v1," + base64.b64encode(digest).decode()
 
 
 class MqttNotices:
@@ -141,8 +103,7 @@ class Webhook:
         backoff_base_s: float = BACKOFF_BASE_S,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        check_url(url)
-        self._url = urlsplit(url)
+        self._url = webhook.check_url(url)
         self._secret = secret
         self._store = store
         self._fleet = fleet
@@ -198,31 +159,16 @@ class Webhook:
 
     def _post(self, notice_id: str, body: bytes) -> tuple[str, bool]:
         """What went wrong, or ""; and whether trying again may help."""
-        url, now_s = self._url, int(self._now_s())
-        headers = {
-            "content-type": "application/cloudevents+json",
-            "webhook-id": notice_id,
-            "webhook-timestamp": str(now_s),
-            "webhook-signature": signature(self._secret, notice_id, now_s, body),
-        }
-        host = url.hostname or ""
-        connection: http.client.HTTPConnection
-        if url.scheme == "https":
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(
-                host, url.port, timeout=TIMEOUT_S, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(host, url.port, timeout=TIMEOUT_S)
-        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         try:
-            connection.request("POST", target, body, headers)
-            status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
-            return f"{type(error).__name__}: {error!s:.200}", True
-        finally:
-            connection.close()
-        if 200 <= status < 300:
-            return "", False
-        passing = status in (408, 425, 429) or status >= 500
-        return f"the receiver answered {status}", passing
+            webhook.post(
+                self._url,
+                body,
+                secret=self._secret,
+                message_id=notice_id,
+                at_s=int(self._now_s()),
+                content_type="application/cloudevents+json",
+                timeout_s=TIMEOUT_S,
+            )
+        except FieldloopError as error:
+            return str(error), isinstance(error, RetryLater)
+        return "", False

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.ids import Id
 from fieldloop_contract.manifest import CHUNK_BYTES_MAX
 from fieldloop_delivery.bundles import RETAINED_BYTES_MAX
-from fieldloop_delivery.notices import check_url
+from fieldloop_runtime import webhook
 from fieldloop_runtime.settings import HealthSettings, MqttSettings, PositiveSeconds, Settings
 
 
@@ -80,7 +81,7 @@ class DeliverySettings(Settings):
         default="", description="told of rollouts by POST; https, or http on this very machine"
     )
     webhook_secret: str = Field(
-        default="", repr=False, description="key of the webhook's signature, at least 16 characters"
+        default="", repr=False, description="key of the webhook's signature, at least 24 bytes"
     )
     balena: BalenaSettings = BalenaSettings()
     mqtt: MqttSettings = MqttSettings()
@@ -89,9 +90,9 @@ class DeliverySettings(Settings):
     @model_validator(mode="after")
     def _webhook_is_safe(self) -> DeliverySettings:
         if self.webhook_url:
-            check_url(self.webhook_url)
-            if len(self.webhook_secret) < 16:
-                raise ValueError(
-                    "webhook_secret has at least 16 characters where webhook_url is set"
-                )
+            try:
+                webhook.check_url(self.webhook_url)
+                webhook.secret_bytes(self.webhook_secret)
+            except FixConfiguration as error:
+                raise ValueError(f"webhook_url and webhook_secret: {error}") from error
         return self
