@@ -26,6 +26,7 @@ from fieldloop_delivery.bundles import ChunkSource
 from fieldloop_delivery.ceremonies import warnings
 from fieldloop_delivery.controller import Version
 from fieldloop_delivery.evidence import model_ref
+from fieldloop_delivery.fleets.pinning import LANE as CONTAINERS
 from fieldloop_delivery.gathering import Known
 from fieldloop_delivery.lane import Lane
 from fieldloop_delivery.policy import Policy, SlotPolicy, challenger_slot
@@ -46,6 +47,7 @@ from fieldloop_store.rollouts import (
     documents_state,
     each_document,
     find_document,
+    find_rollout,
     list_assignments,
     save_look,
 )
@@ -322,11 +324,19 @@ class Fleet:
         for request in seen.requests:
             if request.id in taken:
                 continue
+            if self._of_containers(request):
+                continue  # answered by `fleet run`, however long balena is away
             of_ours = request.kind == "start" and request.model is not None
             if of_ours or seen.now_ns - request.asked_ns > STRAY_NS:
                 seen.answers.append(
                     refused(request, _stray(request, self._policy), seen.now_ns / 1e9)
                 )
+
+    def _of_containers(self, request: Request) -> bool:
+        if request.lane == CONTAINERS:
+            return True
+        row = find_rollout(self._store, self.fleet, request.rollout) if request.rollout else None
+        return row is not None and row.slot == CONTAINERS
 
     def _beside(
         self, policy: SlotPolicy, device: str, champion: ModelRef | None, seen: _Look
