@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test test-tflite check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm clean
+.PHONY: help up down demo test test-tflite check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -60,7 +60,7 @@ test-tflite: $(VENV)/.ready $(TFLITE)/.ready
 	@cd tests && ../$(RUN)/python -c "from support.models import model; model('good')"
 	@$(TFLITE)/bin/pytest -q $(TFLITE_TESTS) $(ARGS)
 
-check: lint types imports locks-fresh docs-fresh
+check: lint types imports locks-fresh docs-fresh images-fresh
 	@echo "== all checks passed"
 
 lint: $(VENV)/.ready
@@ -87,6 +87,13 @@ docs-fresh: $(VENV)/.ready
 	@echo "== generated documents"
 	@$(RUN)/python tools/docs.py --check
 
+images-files: $(VENV)/.ready
+	@$(RUN)/python tools/dockerfiles.py
+
+images-fresh: $(VENV)/.ready
+	@echo "== Dockerfiles"
+	@$(RUN)/python tools/dockerfiles.py --check
+
 alone: $(VENV)/.ready
 	@$(RUN)/python tools/alone.py --uv $(UV)
 
@@ -106,6 +113,12 @@ torture: $(VENV)/.ready
 storm: $(VENV)/.ready
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS)
 	@$(RUN)/python tests/crash/telemetry/storm.py --rows $(ROWS) --store postgresql --replicas 3
+
+up: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo.stack up $(ARGS)
+
+down: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo.stack down $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tflite .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
