@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh alone format lock bench torture storm simulate clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm simulate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -71,7 +71,7 @@ test-tflite: $(VENV)/.ready $(TFLITE)/.ready
 extras: .venv-extras/.ready
 	@.venv-extras/bin/python -m pytest -q tests/extras $(ARGS)
 
-check: lint types imports locks-fresh docs-fresh
+check: lint types imports locks-fresh docs-fresh images-fresh
 	@echo "== all checks passed"
 
 lint: $(VENV)/.ready
@@ -98,6 +98,13 @@ docs-fresh: $(VENV)/.ready
 	@echo "== generated documents"
 	@$(RUN)/python tools/docs.py --check
 
+images-files: $(VENV)/.ready
+	@$(RUN)/python tools/dockerfiles.py
+
+images-fresh: $(VENV)/.ready
+	@echo "== Dockerfiles"
+	@$(RUN)/python tools/dockerfiles.py --check
+
 alone: $(VENV)/.ready
 	@$(RUN)/python tools/alone.py --uv $(UV)
 
@@ -120,6 +127,12 @@ storm: $(VENV)/.ready
 
 simulate: $(VENV)/.ready
 	@$(RUN)/python -u -m fieldloop_delivery simulate $(ARGS)
+
+up: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo.stack up $(ARGS)
+
+down: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo.stack down $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tflite .venv-extras .tools .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

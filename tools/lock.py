@@ -18,12 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"
 DEPLOYABLES: dict[str, tuple[str, str]] = {
-    "ingestion": ("fieldloop-ingestion", ""),
+    "ingestion": ("fieldloop-ingestion", "modbus"),
     "inference": ("fieldloop-inference", "litert"),
     "inference-tflite": ("fieldloop-inference", "tflite"),
+    "agent": ("fieldloop-agent", ""),
     "telemetry": ("fieldloop-telemetry", ""),
     "training": ("fieldloop-training", ""),
     "delivery": ("fieldloop-delivery", ""),
+    "identity": ("fieldloop-identity", ""),
     "machines": ("fieldloop-machines", ""),
     "delivery-balena": ("fieldloop-delivery", "balena"),
     "console": ("fieldloop-console", ""),
@@ -32,6 +34,9 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
 TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")
 ONLY_AS_SOURCE = ("ratelimit",)
 """Pure Python without a wheel on PyPI: what balena-sdk needs of it is one module."""
+CONSTRAINTS = ("backports-strenum<1.3",)
+"""ai-edge-litert wants backports-strenum; from 1.3 on that says Python < 3.11, which uv passes over
+and pip, by which images are built, obeys."""
 _NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
 
 
@@ -103,7 +108,10 @@ def compile_lock(
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        bounds = Path(folder) / "constraints.txt"
+        bounds.write_text("\n".join(CONSTRAINTS) + "\n", encoding="utf-8")
         command = [uv, "pip", "compile", str(source), "-o", str(output), "--quiet"]
+        command += ["--constraint", str(bounds)]
         command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header"]
         command += ["--python-version", "3.11", "--only-binary", ":all:"]
         command += ["--constraints", str(beside)] if beside is not None else []
@@ -131,6 +139,9 @@ def main() -> int:
     wanted["training-extras"] = sorted({*wanted["dev"], *extras})
     wanted["tools"] = ["uv>=0.9"]
     wanted["testing-tflite"] = testing()
+    wanted["build"] = ["hatchling>=1.25"]
+    wanted["audit"] = ["pip-audit>=2.7"]
+    wanted["release"] = ["sigstore>=3.6"]
     stale: list[str] = []
     for name, lines in wanted.items():
         path = LOCKS / f"{name}.txt"

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +63,13 @@ class ConsoleProcess:
         self.url = self._wait_for_url()
 
     def _wait_for_url(self) -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while time.monotonic() < deadline and self.process.poll() is None:
             for line in self.log.read_text("utf-8").splitlines():
                 if '"service.started"' in line:
                     url = line.split('"url": "')[1].split('"')[0]
-                    with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                        urllib.request.urlopen(f"{url}/healthz", timeout=5).close()
+                    with contextlib.suppress(OSError):
+                        urllib.request.urlopen(f"{url}/healthz", timeout=20).close()
                         return url
             time.sleep(0.1)
         raise AssertionError(self.log.read_text("utf-8"))

@@ -3,7 +3,8 @@
 paho's thread puts immutable events on a bounded queue and does nothing else; its callbacks never
 raise. A supervising thread connects, waits, and connects again with full jitter, each time with a
 new paho client, so that nothing that paho queued in memory survives a connection: what is sent
-again is decided by the owner, from its log. `publish` while offline is refused, not queued.
+again is decided by the owner, from its log. Certificates are read anew for each connection, since
+they are renewed while a service runs. `publish` while offline is refused, not queued.
 
 `Connected` comes after the broker has granted all subscriptions. MQTT says nothing where an access
 list denies a publication; so "sent" never means "arrived", and only the cloud's `ack` counts.
@@ -169,7 +170,7 @@ class Session:
         self._client: paho.Client | None = None
         self._ready = False
         self._thread: threading.Thread | None = None
-        self._tls = _tls_context(settings)
+        tls_context(settings)  # wrong files are a fault of the configuration, and said at once
 
     @property
     def connected(self) -> bool:
@@ -283,7 +284,11 @@ class Session:
     def _attempt(self, link: _Link) -> None:
         """One connection from beginning to end; `link.reason` says why it ended."""
         settings = self._settings
-        client = self._make_client(link)
+        try:
+            client = self._make_client(link)
+        except FixConfiguration as error:  # certificates are renewed in place; this one may be half
+            link.reason = str(error)
+            return
         arguments: dict[str, Any] = {}
         if settings.protocol == "5":
             arguments = {
@@ -302,7 +307,7 @@ class Session:
             self._client = client
         client.loop_start()
         pinged_s = time.monotonic()
-        self._spend(_TLS_BYTES if self._tls is not None else _CONNECT_BYTES)
+        self._spend(_TLS_BYTES if settings.ca_file else _CONNECT_BYTES)
         granted_by_s = link.begun_s + settings.connect_timeout_s + _SUBSCRIBE_TIMEOUT_S
         while not self._stop.is_set() and not link.gone.wait(_POLL_S):
             if not link.granted.is_set() and time.monotonic() > granted_by_s:
@@ -335,8 +340,9 @@ class Session:
         client.max_queued_messages_set(settings.inflight_max * 4)
         if settings.username:
             client.username_pw_set(settings.username, settings.password or None)
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        tls = tls_context(settings)
+        if tls is not None:
+            client.tls_set_context(tls)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, QOS, retain=True)
         self._set_callbacks(client, link)
@@ -427,7 +433,12 @@ class Session:
             return False
 
 
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+def tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+    """TLS as the settings say; None where they name no authority.
+
+    Raises:
+        FixConfiguration: a file cannot be used.
+    """
     if not settings.ca_file:
         return None
     try:

@@ -66,7 +66,6 @@ def test_a_frame_that_ends_beyond_time_is_refused() -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        b"",
         b"\xff\xff",
         b"{",
         b"x" * (BATCH_BYTES_MAX + 1),
@@ -234,7 +233,16 @@ def test_mutated_messages_never_raise_and_never_reach_the_last_resort() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=300), st.sampled_from(["frames", "results", "status", "reported"]))
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.sampled_from(["frames", "results", "status", "reported"]),
+)
 def test_any_bytes_become_at_most_one_letter_or_a_presence(payload: bytes, channel: str) -> None:
     parcel = admit(f"{_INGESTION}/{channel}", payload, 1)
     assert len(parcel.letters) + (parcel.presence is not None) == 1
+
+
+def test_an_empty_message_tests_a_channel_and_leaves_nothing_behind() -> None:
+    for channel in ("frames", "events", "status"):
+        parcel = admit(f"{_INGESTION}/{channel}", b"", 1)
+        assert (parcel.letters, parcel.rows, parcel.seqs, parcel.presence) == ([], [], [], None)

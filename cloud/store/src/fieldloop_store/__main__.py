@@ -1,4 +1,4 @@
-"""`python -m fieldloop_store`: back up, restore, export. Needs no running service."""
+"""`python -m fieldloop_store`: back up, restore, export, bills of models. Needs no service."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fieldloop_contract.errors import FieldloopError, FixConfiguration
 from fieldloop_store.backup import restore, take
 from fieldloop_store.engine import Store
 from fieldloop_store.export import export_all, export_stream
+from fieldloop_store.mlbom import ml_bom
+from fieldloop_store.registry import find_model, load_bundle
 
 _EXAMPLES = """
   python -m fieldloop_store backup --store sqlite:////var/lib/fieldloop/store.sqlite \\
@@ -20,6 +23,7 @@ _EXAMPLES = """
   python -m fieldloop_store restore --store postgresql://fieldloop@db/fieldloop \\
       --keys /var/lib/fieldloop/keys /backup/2026-11-22
   python -m fieldloop_store export --store URL --all /export
+  python -m fieldloop_store mlbom --store URL --fleet demo activity 3 > activity-3.cdx.json
   python -m fieldloop_store export --store URL --fleet demo --device pump-7 --stream imu \\
       --from 2026-11-01 --to 2026-11-02 /export/imu.parquet
 
@@ -55,15 +59,22 @@ def main() -> int:
     export.add_argument("--from", dest="begin", help="ISO time (UTC) or ns, inclusive")
     export.add_argument("--to", dest="end", help="ISO time (UTC) or ns, exclusive")
     export.add_argument("path", type=Path, help="folder, or file ending in .parquet or .csv")
+    bill = commands.add_parser("mlbom", help="a model's bill of materials (CycloneDX)")
+    bill.add_argument("--store", required=True, help="URL of the store")
+    bill.add_argument("--fleet", required=True)
+    bill.add_argument("model", help="name of the model")
+    bill.add_argument("version", type=int, help="its version")
     arguments = parser.parse_args()
     try:
         if arguments.command == "backup":
             backup = take(
                 arguments.store, arguments.folder, keys=arguments.keys, now_ns=time.time_ns()
             )
-            told = {"rows": backup.rows, "files": len(backup.files)}
+            told: dict[str, Any] = {"rows": backup.rows, "files": len(backup.files)}
         elif arguments.command == "restore":
             told = {"rows": restore(arguments.folder, arguments.store, keys=arguments.keys).rows}
+        elif arguments.command == "mlbom":
+            told = _ml_bom(arguments)
         else:
             told = _export(arguments)
     except FixConfiguration as error:
@@ -74,6 +85,17 @@ def main() -> int:
         return _FAILED
     sys.stdout.write(json.dumps(told) + "\n")
     return 0
+
+
+def _ml_bom(arguments: argparse.Namespace) -> dict[str, Any]:
+    store = Store.open(arguments.store, create=False)
+    try:
+        row = find_model(store, arguments.fleet, arguments.model, arguments.version)
+        if row is None:
+            raise FixConfiguration(f"there is no {arguments.model} {arguments.version}")
+        return ml_bom(load_bundle(store, row.digest)[0], row.digest)
+    finally:
+        store.close()
 
 
 def _export(arguments: argparse.Namespace) -> dict[str, object]:

@@ -74,6 +74,8 @@ def admit(topic: str, payload: bytes, received_ns: int) -> Parcel:
         parsed = topics.parse(topic)
     except FieldloopError:
         return parcel
+    if not payload:
+        return parcel  # somebody tests a channel (fieldloop_runtime.channels)
     parcel.log = LogKey(parsed.fleet, parsed.device, parsed.service, "")
     try:
         _read(parcel, parsed, payload, received_ns)
