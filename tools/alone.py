@@ -21,6 +21,7 @@ OF_AN_EXTRA = (
     "fieldloop_scoring.runners.litert",
     "fieldloop_scoring.runners.tflite",
     "fieldloop_ingestion.resampled",
+    "fieldloop_ingestion.sources.modbus",
     "fieldloop_delivery.fleets.balena",
     "fieldloop_delivery.fleets.pine",
     "fieldloop_training.rays",
