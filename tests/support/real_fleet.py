@@ -86,6 +86,11 @@ class RealDevice:
         if self._input is not None:
             self._input.close()
 
+    def crash(self) -> None:
+        """Die as of a fault, and be started again, as a supervisor does."""
+        self.close()
+        self.start()
+
     def close(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)

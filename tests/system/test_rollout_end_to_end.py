@@ -1,4 +1,6 @@
-"""Rollouts over a real broker to devices that really infer: good, broken, worse, slow versions."""
+"""Rollouts over a real broker to devices that really infer: good, broken, worse and slow versions,
+and a cloud that is cut off in the middle.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from support.real_fleet import RealFleet
 from support.signed import FLEET
 
 WAIT_S = 200.0
+CRASHES_MAX = 6
 
 
 @pytest.fixture
@@ -100,3 +103,57 @@ def _states(fleet: RealFleet, device: str) -> list[str]:
     rows = stored(fleet.devices[device].folder / "inference.sqlite", Kind.EVENT)
     names = {"model.rejected": "REJECTED", "model.rolled-back": "ROLLED_BACK"}
     return [names.get(r["type"], r["type"]) for r in rows]
+
+
+def _told(fleet: RealFleet, device: str, type_: str, version: int) -> bool:
+    """Whether a device's own log has such an event about a version."""
+    rows = stored(fleet.devices[device].folder / "inference.sqlite", Kind.EVENT)
+    return any(
+        r["type"] == type_ and r["data"].get("model", {}).get("version") == version for r in rows
+    )
+
+
+def _serves(fleet: RealFleet, device: str) -> int:
+    """The version of a device's last result, from its own log."""
+    rows = stored(fleet.devices[device].folder / "inference.sqlite", Kind.RESULT)
+    return int([r for r in rows if r["role"] == "active"][-1]["model"]["version"])
+
+
+@pytest.mark.timeout(900)
+def test_with_the_cloud_cut_off_in_the_middle_devices_return_by_themselves(make):
+    """The version passes its trial and then kills its service; nobody is there to take it back."""
+    fleet = make(
+        ["pump-1", "pump-2"],
+        waves=[{"all": True}],
+        gates={"windows_min": 10, "quorum": 1.0, "wait_s_max": WAIT_S},
+    )
+    fleet.release("good", 1)
+    ended(fleet, 1, "completed")
+    fleet.release("uint8", 2, limits={"probation_windows": 2_000})
+    wait_for(
+        lambda: all(_told(fleet, d, "model.probation", 2) for d in fleet.devices),
+        WAIT_S,
+        "both on probation",
+    )
+    fleet.delivery.kill()
+    fleet.telemetry.kill()
+    fleet.broker.kill()
+    for name, device in fleet.devices.items():
+        for _ in range(CRASHES_MAX):
+            before = _results(fleet, name)
+            device.crash()
+            wait_for(lambda n=name, b=before: _results(fleet, n) > b, WAIT_S, "it scores again")
+            if _told(fleet, name, "model.rolled-back", 2):
+                break
+        assert _serves(fleet, name) == 1, "back by itself"
+    fleet.broker.start()
+    fleet.telemetry.start()
+    fleet.delivery.start()
+    row = ended(fleet, 2, "halted")
+    assert row.document["verdict"].startswith("halted: installed: ")
+    back_after(fleet, row)
+    assert [_serves(fleet, d) for d in fleet.devices] == [1, 1]
+
+
+def _results(fleet: RealFleet, device: str) -> int:
+    return len(stored(fleet.devices[device].folder / "inference.sqlite", Kind.RESULT))
