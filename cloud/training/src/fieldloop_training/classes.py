@@ -52,8 +52,12 @@ def measure(
     )
     trials = Trials(units, values)
     sets = {HELD: trials}
+    recent: dict[str, float] = {}
     if "champion" in named:
         frozen = prepared.is_frozen()[held]
+        differs = (named["int8"] != named["champion"])[~frozen]
+        if len(differs):
+            recent = {"disagreement": float(differs.mean()), "windows": float(len(differs))}
         parts = {FROZEN: frozen, RECENT: ~frozen}
         sets |= {name: trials.where(mask) for name, mask in parts.items() if mask.any()}
     names = [s for s, out in zip(prepared.slices(), held, strict=True) if out]
@@ -86,6 +90,7 @@ def measure(
             "memory_bytes": edge.memory_bytes,
             "runtime": edge.runtime,
             "confusion": confusion(named["int8"], wanted, labels),
+            "recent": recent,
         },
         drawn={"probabilities": edge.outputs, "float": floats.outputs, "wanted": wanted},
     )

@@ -8,6 +8,7 @@ run's folder, so that an attempt after a kill begins at the evaluation. A model 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from fieldloop_contract.manifest import MODEL_FILE, FileRef, Manifest, Normalisa
 from fieldloop_models import weights
 from fieldloop_models.conversion import REPRESENTATIVE_MAX, convert
 from fieldloop_models.recipe import AnomalyRecipe, Examples, Recipe, Start, Trained
+from fieldloop_models.thresholds import check_saturation, largest_score
 from fieldloop_scoring.normalisation import normalise
+from fieldloop_scoring.runners import open_runner
 from fieldloop_store import artefacts, registry
 from fieldloop_training.anomalies import calibration_scores
 from fieldloop_training.candidates import Made
@@ -147,6 +150,14 @@ def _decide(
         raise RejectedInput("no window is left for the threshold", code="dataset.too-few")
     scores = score_on_edge(manifest, model, samples).scores
     decision = recipe.decide(calibration_scores(prepared, scores))
+    output = manifest.outputs[0]
+    if output.residuals is None or output.residuals.target is None:
+        # What the graph derives by itself, such as a spectrum, has no bound that is known here.
+        tensor = open_runner(model).outputs[0]
+        top = np.iinfo(tensor.dtype).max if tensor.scale else 0
+        most = (top - tensor.zero_point) * tensor.scale if tensor.scale else math.inf
+        clip = manifest.inputs[0].normalisation.clip
+        check_saturation(decision.threshold, largest_score(output, clip=clip, tensor_max=most))
     update = {
         "outputs": decision.apply(manifest.outputs), "calibration": decision.calibration,
     }  # fmt: skip

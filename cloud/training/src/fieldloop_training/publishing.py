@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import RejectedInput, RetryLater
-from fieldloop_contract.manifest import GOLDEN_FILE, MODEL_FILE, Lineage, Manifest
+from fieldloop_contract.manifest import GOLDEN_FILE, MODEL_FILE, Lineage, Manifest, Requires
 from fieldloop_scoring.driftlimit import drift_reference
 from fieldloop_scoring.golden import check_golden, golden_outputs, make_golden
 from fieldloop_scoring.normalisation import normalise
 from fieldloop_scoring.runners import open_runner
+from fieldloop_scoring.runners.operators import required
 from fieldloop_store import registry
 from fieldloop_store.artefacts import ARTEFACT_BYTES_MAX
 from fieldloop_training import pictures
@@ -56,10 +57,12 @@ def publish(
     plots = pictures.of_run(measured, made.history)
     state: State = "approved" if measured.verdict.approved else "rejected"
     files = {MODEL_FILE: made.model, GOLDEN_FILE: golden}
+    requires = Requires(ops=required(made.model))
+    draft = made.manifest.model_copy(update={"requires": requires})
     for _ in range(RACES_MAX):
         version = registry.next_version(context.store, context.fleet, context.model)
         manifest = complete(
-            made.manifest, version=version, golden=golden, golden_count=count, output_step=step,
+            draft, version=version, golden=golden, golden_count=count, output_step=step,
             drift_reference=reference,
             lineage=_lineage(context, prepared, made, measured, champion, version, list(plots)),
         )  # fmt: skip
@@ -122,8 +125,13 @@ def _lineage(
     context: Context, prepared: Prepared, made: Made, measured: Measured,
     champion: Champion | None, version: int, plots: list[str],
 ) -> Lineage:  # fmt: skip
-    """What made this version, with its model card."""
+    """What made this version, with its model card.
+
+    `recent` says how often it disagrees with its parent on the recent set: a better model must
+    disagree somewhere, and a rollout's shadow is judged against it.
+    """
     summary = prepared.summary
+    recent = measured.record.get("recent")
     counts = {
         "windows": len(prepared.dataset.places),
         "recordings": len(prepared.dataset.recordings),
@@ -140,7 +148,7 @@ def _lineage(
         recipe="imported" if context.options.imported else context.run.recipe,
         code=code_revision(),
         parent=champion.manifest.ref() if champion else None,
-        metrics=measured.metrics,
+        metrics={**measured.metrics, **({"recent": recent} if recent else {})},
         counts=counts,
         model_card=card,
     )
