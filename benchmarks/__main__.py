@@ -22,7 +22,7 @@ from rich.table import Table
 
 from fieldloop_contract.errors import FieldloopError
 
-NAMES = ("log", "log_service", "telemetry", "delivery", "inference", "training")
+NAMES = ("log", "log_service", "backlog", "telemetry", "delivery", "inference", "training")
 MODELS = ("skab", "watch", "machines")
 """What models are worth, rather than what they cost: long, and only run by name."""
 

@@ -41,7 +41,7 @@ _JSON_BYTES = 1_250
 Figures = dict[str, Any]
 
 
-def _figure(what: str, value: float, unit: str, yardstick: str, other: float) -> Figures:
+def figure(what: str, value: float, unit: str, yardstick: str, other: float) -> Figures:
     ratio = value / other if other else float("nan")
     return {
         "what": what,
@@ -54,7 +54,7 @@ def _figure(what: str, value: float, unit: str, yardstick: str, other: float) ->
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def temporary() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bench-log-") as folder:
         yield Path(folder)
 
@@ -82,7 +82,7 @@ def _paced(seconds: float, put: Any, commit: Any) -> list[float]:
 
 
 def _log_latency(mode: str, seconds: float, entry: Entry) -> list[float]:
-    with _folder() as folder:
+    with temporary() as folder:
         log = open_log(folder / "log.db", mode)
         found = _paced(seconds, lambda: log.append(entry), log.commit)
         log.close()
@@ -90,7 +90,7 @@ def _log_latency(mode: str, seconds: float, entry: Entry) -> list[float]:
 
 
 def _plain_latency(seconds: float, entry: Entry) -> list[float]:
-    with _folder() as folder:
+    with temporary() as folder:
         db = sqlite3.connect(folder / "plain.db", isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={PRAGMAS['durable']}")
@@ -124,7 +124,7 @@ def _latency(seconds: float, entry: Entry) -> list[Figures]:
         ours = statistics.quantiles(_log_latency(mode, seconds, entry), n=100)
         for name, at in (("p50", 49), ("p99", 98)):
             what = f"acknowledged at {_RATE:,} rows/s, {mode}, {name}"
-            table.append(_figure(what, ours[at], "ms", "executemany, FULL", plain[at]))
+            table.append(figure(what, ours[at], "ms", "executemany, FULL", plain[at]))
     return table
 
 
@@ -169,7 +169,7 @@ def _uplink(log: Log, port: int) -> Uplink:
 
 
 def _drain(rows: int, entry: Entry) -> list[Figures]:
-    with _folder() as folder:
+    with temporary() as folder:
         broker = Mosquitto(folder / "mosquitto").start()
         cloud = PretendCloud(broker.port).start()
         log = _fill(folder / "log.db", rows, entry)
@@ -189,7 +189,7 @@ def _drain(rows: int, entry: Entry) -> list[Figures]:
         broker.kill()
         log.close()
     table = [
-        _figure(
+        figure(
             "backlog to acknowledged, one process with its cloud",
             rows / seconds,
             "rows/s",
@@ -198,7 +198,7 @@ def _drain(rows: int, entry: Entry) -> list[Figures]:
         )
     ]
     shown = f"memory grown while draining {rows:,} rows"
-    table.append(_figure(shown, grown / 2**20, "MiB", "payload", rows * len(entry.payload) / 2**20))
+    table.append(figure(shown, grown / 2**20, "MiB", "payload", rows * len(entry.payload) / 2**20))
     return table
 
 
@@ -215,7 +215,7 @@ def _busy(batches: int, rows: int, entry: Entry) -> list[Figures]:
         return (time.perf_counter() - begun) / batches * 1_000 - 10
 
     code = "import sys; from benchmarks.log_service import cloud; cloud(int(sys.argv[1]))"
-    with _folder() as folder:
+    with temporary() as folder:
         broker = Mosquitto(folder / "mosquitto").start()
         command = [sys.executable, "-c", code, str(broker.port)]
         other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
@@ -235,7 +235,7 @@ def _busy(batches: int, rows: int, entry: Entry) -> list[Figures]:
         other.wait(10)
         broker.kill()
     what = f"commit of 100 rows while {sent} batches go up"
-    return [_figure(what, busy, "ms", "with no uplink", quiet)]
+    return [figure(what, busy, "ms", "with no uplink", quiet)]
 
 
 def cloud(port: int) -> None:
@@ -247,7 +247,7 @@ def cloud(port: int) -> None:
 
 # ---- memory and disk ---------------------------------------------------------------------------
 
-_PROFILE = """
+PROFILE = """
 streams:
   - id: vibration
     rate_hz: 3200
@@ -258,8 +258,8 @@ sources:
 
 
 def _memory(seconds: float) -> list[Figures]:
-    with _folder() as folder:
-        (folder / "profile.yaml").write_text(_PROFILE, encoding="utf-8")
+    with temporary() as folder:
+        (folder / "profile.yaml").write_text(PROFILE, encoding="utf-8")
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")} | {
             "FIELDLOOP_FLEET": "demo",
             "FIELDLOOP_DEVICE": "pump-1",
@@ -284,17 +284,17 @@ def _memory(seconds: float) -> list[Figures]:
         bare.kill()
         bare.wait()
     what = f"ingestion's memory, three axes at 3.2 kHz for {seconds:g} s"
-    return [_figure(what, resident / 2**20, "MiB", "Python alone", python / 2**20)]
+    return [figure(what, resident / 2**20, "MiB", "Python alone", python / 2**20)]
 
 
 def _disk(rows: int, entry: Entry) -> list[Figures]:
-    with _folder() as folder:
+    with temporary() as folder:
         log = _fill(folder / "log.db", rows, entry)
         log.close()
         size = (folder / "log.db").stat().st_size
     scale = 1_000_000 / rows / 1e6
     payload = rows * len(entry.payload) * scale
-    return [_figure("disk of a million rows", size * scale, "MB", "their payload", payload)]
+    return [figure("disk of a million rows", size * scale, "MB", "their payload", payload)]
 
 
 # ---- the gateway -------------------------------------------------------------------------------
@@ -319,12 +319,12 @@ def _gateway(rows: int) -> list[Figures]:
     theirs: list[float] = []
     ours: dict[str, list[float]] = {"durable": [], "balanced": []}
     for _ in range(ROUNDS):
-        with _folder() as folder:
+        with temporary() as folder:
             command = [str(python), str(script), str(folder), str(rows), str(_JSON_BYTES)]
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             theirs.append(json.loads(done.stdout.splitlines()[-1])["rows_s"])
         for mode, found in ours.items():
-            with _folder() as folder:
+            with temporary() as folder:
                 log = open_log(folder / "log.db", mode)
                 begun = time.perf_counter()
                 for n in range(rows):
@@ -336,7 +336,7 @@ def _gateway(rows: int) -> list[Figures]:
                 log.close()
     gateway = statistics.median(theirs)
     return [
-        _figure(
+        figure(
             f"synced every 1,000 rows, acknowledged after it, {mode}",
             statistics.median(found),
             "rows/s",

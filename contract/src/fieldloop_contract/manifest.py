@@ -336,9 +336,10 @@ class Manifest(Message):
     """The signed description of one model version.
 
     `drift_reference` is what `fieldloop_scoring.driftlimit.drift_reference` makes: `kind`, `bins`
-    and `edges` of the first input's normalised channels, and `policy` (`decorrelation_windows`,
+    and `edges` of the first input's normalised channels, `further_edges` of those of the other
+    inputs in their order where there are any, and `policy` (`decorrelation_windows`,
     `count_windows`, `raise_count`, `raise_of`, and `limit` where one is known). Devices watch for
-    drift only where there is a policy.
+    drift only where there is a policy, and only the first input where there is no `further_edges`.
     """
 
     v: Literal[1] = CONTRACT_VERSION

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import psutil
 import pytest
 
 from fieldloop_buffer import Kind
-from fieldloop_contract.messages import Reported, Status, decode
+from fieldloop_contract.messages import Backlog, Reported, Status, decode
 from fieldloop_contract.topics import Topic
 from fieldloop_inference.slots import Phase
 from fieldloop_runtime.mqtt import Received, Session
 from fieldloop_runtime.settings import MqttSettings
-from support.broker import Mosquitto
+from support.broker import Mosquitto, free_port
 from support.bundles import frames, make_bundle
+from support.cloud import PretendCloud
 from support.device import DEVICE, FLEET, Bench, InstantTrial, every_window, stored
 from support.inference_process import Process
 
@@ -89,6 +91,44 @@ def test_process_scores_reports_and_stays_small(bench: Bench, mosquitto: Mosquit
     assert batch["rows"][0]["model"]["name"] == "activity"
     starts = [round((r["t0_ns"] - 10**18) / 20_000_000) for r in results(bench)]
     assert starts == every_window(2000)
+
+
+def test_process_says_its_backlog_its_log_and_its_wear(bench: Bench, mosquitto: Mosquitto) -> None:
+    topic = str(Topic(FLEET, DEVICE, "inference", "reported"))
+    listener = Session(MqttSettings(port=mosquitto.port), "listener", subscriptions=[topic])
+    listener.start()
+    cloud = PretendCloud(mosquitto.port, FLEET).start()
+    cloud.mute.set()
+    health_port = free_port()
+    service = Process(bench, mosquitto.port, FIELDLOOP_HEALTH_PORT=str(health_port))
+
+    def told(wanted: Callable[[Backlog], bool]) -> Reported:
+        end_s = time.monotonic() + 60
+        while time.monotonic() < end_s:
+            event = listener.poll(0.2)
+            if isinstance(event, Received):
+                reported = decode(Reported, event.payload)
+                if reported.backlog is not None and wanted(reported.backlog):
+                    return reported
+        pytest.fail("the backlog is not told")
+
+    try:
+        waiting = told(lambda backlog: backlog.rows >= 29)
+        assert waiting.backlog is not None
+        assert waiting.backlog.bytes > 29 * 100
+        assert waiting.counters["log_bytes"] > 0
+        cloud.mute.clear()
+        told(lambda backlog: backlog.rows == 0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{health_port}/metrics", timeout=10) as got:
+            metrics = got.read().decode()
+    finally:
+        service.end()
+        service.process.kill()
+        listener.stop()
+        cloud.stop()
+    assert 'fieldloop_backlog{what="rows"} 0.0' in metrics
+    for name in ("disk_written_bytes", "disk_written_bytes_per_day", "log_bytes"):
+        assert f"\nfieldloop_{name} " in metrics
 
 
 def test_process_killed_at_random_scores_every_window_once(

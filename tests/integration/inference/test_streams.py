@@ -15,10 +15,13 @@ from fieldloop_contract.frames import Frame
 from fieldloop_contract.manifest import GOLDEN_FILE, MODEL_FILE, Manifest
 from fieldloop_contract.messages import StreamState
 from fieldloop_inference.slots import Phase
+from fieldloop_scoring.drift import Policy
 from fieldloop_scoring.golden import golden_outputs, make_golden
 from fieldloop_scoring.joining import make_builder
+from fieldloop_scoring.normalisation import Affine
 from fieldloop_scoring.runners import open_runner
 from fieldloop_scoring.scorer import Scorer
+from fieldloop_scoring.sketch import Reference
 from support.bundles import frame, make_bundle, make_input, make_manifest
 from support.device import Bench, InstantTrial
 from support.models import LABELS, PAIR_SLOW, RATE_HZ, model, windows
@@ -35,7 +38,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     device.input.close()
 
 
-def pair(version: int = 1) -> tuple[Manifest, dict[str, bytes]]:
+def pair(version: int = 1, **more: Any) -> tuple[Manifest, dict[str, bytes]]:
     """A model of two inputs and two outputs: motion of 100 Hz decimated, heat of 1 Hz read at 2."""
     data = model("pair")
     heat = make_input(
@@ -55,6 +58,7 @@ def pair(version: int = 1) -> tuple[Manifest, dict[str, bytes]]:
             {"name": "class", "kind": "probabilities", "labels": LABELS, "tensor": "Identity"},
             {"name": "level", "kind": "value", "unit": "K", "tensor": "Identity_1"},
         ],
+        **more,
     }
     warm = np.linspace(-1, 1, 4 * PAIR_SLOW, dtype=np.float32).reshape(4, PAIR_SLOW)
     inputs = np.concatenate([windows(4).reshape(4, -1), warm], axis=1)
@@ -122,6 +126,40 @@ def test_a_slot_of_two_streams_goes_on_after_kills_without_losing_a_window(bench
     starts = [r["t0_ns"] for r in bench.results()]
     assert {b - a for a, b in pairwise(starts)} == {500_000_000}
     assert len(starts) > 110
+
+
+def test_drift_of_the_second_input_is_seen_and_named(bench: Bench) -> None:
+    manifest, _ = pair()
+    builder = make_builder(manifest.inputs, STREAMS)
+    items = enumerate(both(40, 40), 1)
+    cut = [w.arrays for seq, item in items for w in builder.push("e" * 32, seq, item)]
+    motion, heat = (np.stack(each) for each in zip(*cut, strict=True))
+    affines = [Affine(spec.normalisation) for spec in manifest.inputs]
+    reference = Reference.of(affines[0](motion), affines[1](heat + np.float32(1.5)))
+    stated = {**reference.to_object(), "policy": Policy(1, 10, 0.5, 2, 3).to_object()}
+    bench.put(both(40))
+    bench.source.order(bench.source.add(*pair(drift_reference=stated)), streams=STREAMS)
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    events = [e for e in bench.rows(Kind.EVENT) if e["type"].startswith("drift.")]
+    (found,) = [e["data"] for e in events if e["type"] == "drift.detected"]
+    assert list(found["psi"]) == ["ax", "ay", "az", "heat.t"]
+    assert max(found["psi"], key=found["psi"].get) == "heat.t"
+    report = next(e["data"] for e in events if e["type"] == "drift.report")
+    assert len(report["counts"]) == 3
+    assert np.sum(report["further_counts"]) == 10 * PAIR_SLOW
+
+
+def test_a_reference_of_the_first_input_alone_is_watched_as_before(bench: Bench) -> None:
+    data = np.random.default_rng(8).normal(0, 1, (5_000, 3)).astype(np.float32)
+    stated = {**Reference.of(data).to_object(), "policy": Policy(1, 10).to_object()}
+    bench.put(both(20))
+    bench.source.order(bench.source.add(*pair(drift_reference=stated)), streams=STREAMS)
+    bench.until(Phase.ACTIVE)
+    bench.idle()
+    reports = [e["data"] for e in bench.rows(Kind.EVENT) if e["type"] == "drift.report"]
+    assert reports
+    assert all(len(r["psi"]) == 3 and "further_counts" not in r for r in reports)
 
 
 def test_selected_samples_hold_the_rows_of_all_streams(bench: Bench) -> None:

@@ -76,6 +76,25 @@ def test_the_window_keeps_a_quarter_for_live_data() -> None:
     assert not w.open
 
 
+def test_one_batch_of_samples_is_in_flight_and_one_that_is_never_answered_holds_no_other_back() -> (
+    None
+):
+    w = window(4)
+    assert w.open_for_samples
+    silent = flight(1, 2)
+    silent.channel = "samples"
+    w.launch(silent, 0.0)
+    assert not w.open_for_samples
+    assert w.open_for_backlog
+    w.launch(silent, 10.0)
+    w.launch(silent, 30.0)
+    assert w.open_for_samples
+    w.land(silent)
+    for n in range(3):
+        w.launch(flight(n * 10 + 1, n * 10 + 2), 0.0)
+    assert not w.open_for_samples, "the window's last quarter is for live data"
+
+
 def test_even_a_window_of_one_lets_backlog_through() -> None:
     assert window(1).open_for_backlog
 

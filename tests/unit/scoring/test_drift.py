@@ -19,7 +19,7 @@ from fieldloop_scoring.driftlimit import (
     fit_limit,
     share_beyond,
 )
-from fieldloop_scoring.sketch import Reference
+from fieldloop_scoring.sketch import Reference, Sketch
 
 SAMPLES = 8
 
@@ -222,3 +222,100 @@ def test_without_data_enough_a_device_reports_and_the_reference_says_why() -> No
     assert "replicates" in document["no_limit"]
     with pytest.raises(FixConfiguration, match="no windows"):
         drift_reference([np.empty((0, 8, 2), np.float32)], window_period_s=1.0)
+
+
+def two_inputs(count: int, seed: int, far: float = 0.0) -> list[np.ndarray[Any, Any]]:
+    """Windows of two channels and 8 samples, and of one channel and 3 samples moved by `far`."""
+    other = walk(count, 0.0, seed + 500, channels=1)[:, :3] + np.float32(far)
+    return [walk(count, 0.0, seed), other]
+
+
+def watched(inputs: list[np.ndarray[Any, Any]], watch: Watch) -> list[Any]:
+    judged = []
+    for index, (first, second) in enumerate(zip(*inputs, strict=True)):
+        if watch.due():
+            judged.append(watch.push(first, index + 1, index + 2, further=[second]))
+    return [one for one in judged if one is not None]
+
+
+def test_a_further_input_that_drifts_is_seen_while_the_first_does_not() -> None:
+    reference = Reference.of(*two_inputs(1000, 2))
+    watch = Watch(reference, Policy(1, 50, limit=0.6, raise_count=2, raise_of=3))
+    assert not any(j.changed for j in watched(two_inputs(300, 3), watch))
+    far = watched(two_inputs(200, 4, far=2.0), watch)
+    assert [j.changed for j in far] == [None, True, None, None]
+    assert all(j.psi.shape == (3,) for j in far)
+    assert all(j.psi[2] > 0.6 > j.psi[:2].max() for j in far)
+
+
+def test_reports_of_several_inputs_keep_them_apart_on_the_wire_and_add_up() -> None:
+    reference = Reference.of(*two_inputs(500, 2))
+    whole = json.loads(json.dumps(reference.to_object()))
+    assert len(whole["edges"]) == 2
+    assert len(whole["further_edges"]) == 1
+    again = Reference.from_object(whole)
+    assert np.array_equal(again.edges, reference.edges)
+    assert (again.first, again.further) == (2, 1)
+    watch = Watch(again, Policy(1, 100))
+    done = watched(two_inputs(150, 3), watch)
+    resumed = Watch(reference, Policy(1, 100))
+    resumed.resume(json.loads(json.dumps(watch.to_object())))
+    done += watched(two_inputs(50, 4), resumed)
+    sent = [json.loads(json.dumps(j.report.to_object())) for j in done]
+    assert [np.shape(d["counts"]) for d in sent] == [(2, 35)] * 2
+    assert [np.sum(d["further_counts"]) for d in sent] == [300] * 2
+    total = merge([Report.from_object(d, reference) for d in sent])
+    assert total.sketch.counts.sum(axis=1).tolist() == [1600, 1600, 600]
+
+
+def test_a_model_of_one_input_keeps_its_wire_form() -> None:
+    data = walk(200, 0.0, 1)
+    assert set(Reference.of(data).to_object()) == {"kind", "bins", "edges"}
+    (judged,) = reports(data[:50], Watch(Reference.of(data), Policy(1, 50)))
+    assert set(judged.report.to_object()) == {
+        "counts",
+        "scores",
+        "labels",
+        "windows",
+        "t0_ns",
+        "t1_ns",
+    }
+
+
+@pytest.mark.parametrize(
+    "further", [None, "x", [[1, 2]], [[0.0] * 32 + [float("nan")]], [0.0] * 33]
+)
+def test_damaged_further_edges_are_refused(further: Any) -> None:
+    document = Reference.of(walk(100, 0.0, 1)).to_object()
+    with pytest.raises(MalformedMessage):
+        Reference.from_object({**document, "further_edges": further})
+
+
+def test_sketches_that_divide_their_channels_otherwise_are_not_added() -> None:
+    data = walk(100, 0.0, 1)
+    one, two = Reference.of(data), Reference.of(data[..., :1], data[..., 1:])
+    assert np.array_equal(one.edges, two.edges)
+    with pytest.raises(MalformedMessage, match="two references"):
+        Sketch(one).merge([Sketch(two)])
+
+
+def test_training_takes_runs_of_every_input() -> None:
+    runs = [two_inputs(300, seed) for seed in range(3)]
+    document = drift_reference(
+        [first for first, _ in runs],
+        window_period_s=1.0,
+        further=[[second for _, second in runs]],
+        budget=Budget(triggers_per_year=1e6, count_windows=40),
+        replicates=60,
+    )
+    parsed = parse(json.loads(json.dumps(document)))
+    assert parsed is not None
+    reference, policy = parsed
+    assert (reference.first, reference.further) == (2, 1)
+    assert policy.limit is not None
+    with pytest.raises(FixConfiguration, match="differ"):
+        drift_reference(
+            [first for first, _ in runs],
+            window_period_s=1.0,
+            further=[[second[:-1] for _, second in runs]],
+        )

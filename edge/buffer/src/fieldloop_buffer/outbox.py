@@ -93,11 +93,6 @@ class Outbox:
                 letters.append(Letter(no, seq, CHANNEL_OF[KIND_OF[kind]], payload, sound))
         return letters
 
-    def first_pending(self) -> int | None:
-        """The key of the oldest pending row."""
-        row = self._db().execute("SELECT first FROM pending ORDER BY first LIMIT 1").fetchone()
-        return int(row[0]) if row else None
-
     def pending_rows(self) -> int:
         """How many rows the cloud has not acknowledged."""
         return int(self._db().execute("SELECT total(pending) FROM epochs").fetchone()[0])

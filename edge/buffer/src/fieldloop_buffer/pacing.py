@@ -1,4 +1,4 @@
-"""When to send what: a token bucket, the window of batches in flight, the two lanes. Pure.
+"""When to send what: a token bucket, the window of batches in flight, the lanes. Pure.
 
 Time comes in as monotonic seconds, randomness as a `Random`; nothing here sends or reads.
 """
@@ -19,6 +19,7 @@ IGNORED_TO_HALVE = 2
 IGNORED_TO_GIVE_UP = 6
 _ATTEMPTS_COUNTED = 2
 SUSPECTS_MAX = 64
+SAMPLES = "samples"
 
 
 class Verdict(Enum):
@@ -106,6 +107,14 @@ class Window:
         """Whether one more batch of backlog may be sent: a quarter is kept for live data."""
         return self._has_room(max(self._flights_max - self._flights_max // 4, 1))
 
+    @property
+    def open_for_samples(self) -> bool:
+        """Whether a batch of samples may be sent: one at a time, so that no more than that is
+        before a live row on a slow link."""
+        samples = [flight for flight in self.flights if flight.channel == SAMPLES]
+        waited_for = any(flight.attempts <= _ATTEMPTS_COUNTED for flight in samples)
+        return self.open_for_backlog and not waited_for and len(samples) < self._flights_max
+
     def _has_room(self, most: int) -> bool:
         counted = sum(flight.attempts <= _ATTEMPTS_COUNTED for flight in self.flights)
         return counted < most and len(self.flights) < most + self._flights_max
@@ -186,24 +195,26 @@ class Window:
 
 @dataclass(slots=True)
 class Lanes:
-    """Two positions in the log: live data from `floor` on, and the backlog up to it.
+    """Positions in the log: live data from `floor` on, the backlog up to it, and samples in both.
 
-    Positions are keys of rows; each lane has sent, or is sending, everything up to its own.
+    Positions are keys of rows; each lane has sent, or is sending, everything up to its own. Samples
+    are only in theirs, which goes last.
     """
 
     live: int = 0
     backlog: int = 0
     floor: int = 0
+    samples: int = 0
 
     def restart(self, durable: int) -> None:
         """All that is pending now is backlog; what comes is live."""
         self.live = self.floor = durable
-        self.backlog = 0
+        self.backlog = self.samples = 0
 
     def sweep(self) -> None:
-        """Look again for pending rows behind the live position."""
+        """Look again for pending rows behind the positions."""
         self.floor = self.live
-        self.backlog = 0
+        self.backlog = self.samples = 0
 
     @property
     def backlog_done(self) -> bool:

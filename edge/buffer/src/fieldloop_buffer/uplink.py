@@ -6,6 +6,7 @@ what the broker says about a publication counts for nothing. Only durable rows a
 rows never. Memory is bounded by the window of batches in flight, whatever the backlog; of a batch
 in flight only its ranges of seq are kept, and its rows are read again if it must be sent again.
 Live data goes before backlog, which a token bucket slows down and which is marked `historical`.
+Samples go below both: where no backlog is left to send, in small batches, one in flight at a time.
 
 It never writes to the log: the cloud's answers wait in a bounded list for the log's owner
 (`take_orders`), and one that is lost there costs a repetition.
@@ -24,7 +25,7 @@ from fieldloop_buffer.connection import FAILURES, is_damaged
 from fieldloop_buffer.entry import BULK, CHANNEL_OF, Kind, split_id
 from fieldloop_buffer.following import View
 from fieldloop_buffer.orders import Damaged, Order, Unreadable
-from fieldloop_buffer.outbox import Letter, Outbox, spans_of
+from fieldloop_buffer.outbox import Letter, Outbox, Waiting, spans_of
 from fieldloop_buffer.pacing import Flight, Lanes, TokenBucket, Verdict, Window
 from fieldloop_buffer.ranges import count, halves, runs
 from fieldloop_buffer.settings import UplinkSettings
@@ -46,6 +47,8 @@ _ORDERS_QUIET_S = 1.0
 _FIGURES_S = 2.0
 ALL_KINDS = tuple(Kind)
 SMALL_KINDS = tuple(kind for kind in Kind if kind not in BULK)
+_SAMPLES_SHARE = 4
+"""A batch of samples has a quarter of another's bytes: what a live row may find before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class Uplink:
         )
         self._meter = meter
         self._kinds: Collection[Kind] = ALL_KINDS
+        self._telemetry = _telemetry(ALL_KINDS)
         random = Random(seed)
         self._window = Window(
             settings.inflight_max, settings.resend_after_s, settings.resend_cap_s, random
@@ -207,7 +211,11 @@ class Uplink:
         for _ in range(_BITES_PER_TURN):
             if not self._window.open or self._stop.is_set():
                 break
-            if not (self._send_live(view, now_s) or self._send_backlog(view, now_s)):
+            if not (
+                self._send_live(view, now_s)
+                or self._send_backlog(view, now_s)
+                or self._send_samples(view, now_s)
+            ):
                 break
             sent = True
         self._sweep(now_s)
@@ -225,6 +233,7 @@ class Uplink:
             self._kinds = ALL_KINDS
         else:
             self._kinds = SMALL_KINDS if self._meter.room(Use.ROWS) else ()
+        self._telemetry = _telemetry(self._kinds)
         if len(self._kinds) < len(before):
             self._journal.warning("uplink.budget", sends=[kind.value for kind in self._kinds])
             channels = {CHANNEL_OF[kind] for kind in self._kinds}
@@ -237,12 +246,15 @@ class Uplink:
     def _send_live(self, view: View, now_s: float) -> bool:
         settings = self._settings
         waiting = self._outbox.waiting(
-            self._lanes.live, view.durable, settings.batch_rows, settings.batch_bytes, self._kinds
+            self._lanes.live,
+            view.durable,
+            settings.batch_rows,
+            settings.batch_bytes,
+            self._telemetry,
         )
         if not waiting:
             self._live_since_s = None
-            if len(self._kinds) < len(ALL_KINDS):  # what is held need not be looked at again
-                self._lanes.live = view.durable
+            self._lanes.live = view.durable  # samples, and what is held, are not looked at again
             return False
         if self._live_since_s is None:
             self._live_since_s = now_s
@@ -266,16 +278,44 @@ class Uplink:
             self._lanes.floor,
             settings.batch_rows,
             settings.batch_bytes,
-            self._kinds,
+            self._telemetry,
         )
         if not waiting:
             self._lanes.backlog = self._lanes.floor
             return False
         self._lanes.backlog = waiting[-1].key
-        keys = [r.key for r in waiting if not self._in_flight(r.key)]
-        self._bucket.take(sum(row.payload_bytes for row in waiting))
-        self._send(self._outbox.fetch(runs(keys)), view, now_s, True)
+        self._send_slowly(waiting, view, now_s, True)
         return True
+
+    def _send_samples(self, view: View, now_s: float) -> bool:
+        """A small batch of samples where nothing else waits but live rows for their batch to fill.
+
+        While there is a backlog the lane does not look: it would read through all of it.
+        """
+        lanes, settings = self._lanes, self._settings
+        if Kind.SAMPLE not in self._kinds or not lanes.backlog_done:
+            return False
+        historical = lanes.samples < lanes.floor
+        upto = lanes.floor if historical else view.durable
+        if lanes.samples >= upto or not self._window.open_for_samples:
+            return False
+        if not self._bucket.ready(now_s):
+            return False
+        bytes_max = settings.batch_bytes // _SAMPLES_SHARE
+        waiting = self._outbox.waiting(
+            lanes.samples, upto, settings.batch_rows, bytes_max, (Kind.SAMPLE,)
+        )
+        lanes.samples = waiting[-1].key if waiting else upto
+        self._send_slowly(waiting, view, now_s, historical)
+        return bool(waiting)
+
+    def _send_slowly(
+        self, waiting: list[Waiting], view: View, now_s: float, historical: bool
+    ) -> None:
+        """Send, at the cost of the bucket, what is not in flight yet."""
+        keys = [row.key for row in waiting if not self._in_flight(row.key)]
+        self._bucket.take(sum(row.payload_bytes for row in waiting))
+        self._send(self._outbox.fetch(runs(keys)), view, now_s, historical)
 
     def _in_flight(self, key: int) -> bool:
         return self._window.holds(*split_id(key))
@@ -352,16 +392,19 @@ class Uplink:
             self._send_group(letters, view, now_s, flight.historical, flight.ignored - 1)
 
     def _sweep(self, now_s: float) -> None:
-        """Find pending rows behind both lanes: wanted again, or lost track of."""
+        """Find pending rows behind the lanes: wanted again, or lost track of."""
         with self._lock:
             settled = not self._orders and now_s - self._taken_s > _ORDERS_QUIET_S
         held = len(self._kinds) < len(ALL_KINDS)  # what is found would be what may not be sent
         if held or now_s < self._sweep_at_s or not self._lanes.backlog_done or not settled:
             return
         self._sweep_at_s = now_s + _SWEEP_S
-        first = self._outbox.first_pending()
-        if first is not None and first <= self._lanes.live and not self._in_flight(first):
-            self._lanes.sweep()
+        lanes = self._lanes
+        for upto, kinds in ((lanes.live, self._telemetry), (lanes.samples, (Kind.SAMPLE,))):
+            first = self._outbox.waiting(0, upto, 1, 1, kinds)
+            if first and not self._in_flight(first[0].key):
+                lanes.sweep()
+                return
 
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Connected):
@@ -412,3 +455,8 @@ class Uplink:
             if not told:
                 self._order(Damaged(""))
         self._stop.wait(_IDLE_POLL_S)
+
+
+def _telemetry(kinds: Collection[Kind]) -> Collection[Kind]:
+    """Kinds that go in the lanes of live data and backlog: all but samples."""
+    return tuple(kind for kind in kinds if kind is not Kind.SAMPLE)

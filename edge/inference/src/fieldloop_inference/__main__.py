@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 
 from fieldloop_buffer import Log, Reader
+from fieldloop_buffer.metrics import Metrics, log_counters
 from fieldloop_buffer.uplink import Uplink
 from fieldloop_inference import local
 from fieldloop_inference.service import (
@@ -115,6 +116,8 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
     reader = Reader(settings.input_path)
     lamp = _connect_locally(settings)
     update_lock = UpdateLock(lock_path(settings.update_lock, environ), log_book)
+    health = Health()
+    metrics = Metrics(health.registry)
     service = Inference(
         settings,
         source=source,
@@ -130,13 +133,14 @@ def serve(process: Life, environ: Mapping[str, str]) -> None:
         counters=lambda: {
             **source.counters,
             **link.counters(),
+            **log_counters(log, uplink.figures),
             "bytes_sent": uplink.bytes_sent + session.bytes_sent,
             "bytes_received": uplink.bytes_received + session.bytes_received,
             "mqtt.dropped": session.dropped,
             **{f"update_lock.{name}": n for name, n in update_lock.counters.items()},
         },
+        observe=lambda reported: metrics.update(reported, uplink.figures, log),
     )
-    health = Health()
     stop_health = health_server.serve(health, settings.health)
     try:
         service.start()

@@ -2,7 +2,8 @@
 
 The watch is `fieldloop_scoring.drift`, against the manifest's reference where that states a policy.
 Its counts are stored every `STORE_EVERY` counted windows and at a clean stop: a kill forgets fewer
-than that many, and reports say how many windows they hold. Another model begins anew.
+than that many, and reports say how many windows they hold. Another model begins anew. Channels of
+further inputs are named `input.channel`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fieldloop_scoring import drift
 from fieldloop_scoring.drift import Judged, Watch
 from fieldloop_scoring.normalisation import Affine
 from fieldloop_scoring.scorer import Scored
+from fieldloop_scoring.sketch import Reference
 from fieldloop_scoring.windows import Window
 
 STORE_EVERY: Final = 16
@@ -23,19 +25,22 @@ Said = tuple[str, dict[str, Any]]
 
 
 class Drifting:
-    """Counts for one model.
+    """Counts for one model, over all its inputs, or the first where the reference has no others.
 
     Raises:
         MalformedMessage: its reference is damaged, or of other channels.
     """
 
-    def __init__(self, manifest: Manifest, watch: Watch, channels: int) -> None:
-        if channels != len(manifest.inputs[0].channels):
+    def __init__(self, manifest: Manifest, watch: Watch, reference: Reference) -> None:
+        inputs = manifest.inputs if reference.further else manifest.inputs[:1]
+        widths = [len(spec.channels) for spec in inputs]
+        if widths[0] != reference.first or sum(widths) != len(reference.edges):
             raise MalformedMessage("a drift reference of other channels", code="sketch.reference")
         self._digest = manifest.digest()
         self._watch = watch
-        self._names = [c.name for c in manifest.inputs[0].channels]
-        self._affine = Affine(manifest.inputs[0].normalisation)
+        self._names = [c.name for c in inputs[0].channels]
+        self._names += [f"{spec.name}.{c.name}" for spec in inputs[1:] for c in spec.channels]
+        self._affines = [Affine(spec.normalisation) for spec in inputs]
         self._stored = 0
 
     @classmethod
@@ -45,7 +50,7 @@ class Drifting:
         if parsed is None:
             return None
         reference, policy = parsed
-        return cls(manifest, Watch(reference, policy), len(reference.edges))
+        return cls(manifest, Watch(reference, policy), reference)
 
     @property
     def drifting(self) -> bool:
@@ -56,10 +61,13 @@ class Drifting:
         """Take a running, valid window; events that are due."""
         if not self._watch.due():
             return []
+        arrays = zip(self._affines, window.arrays, strict=False)
+        first, *further = (affine(samples) for affine, samples in arrays)
         judged = self._watch.push(
-            self._affine(window.samples),
+            first,
             window.t0_ns,
             window.t1_ns,
+            further=further,
             score=scored.score,
             label=scored.label,
         )

@@ -5,8 +5,7 @@ entries of their streams, and after them the event `sample.selected`, which name
 `seq_first`, `seq_last` in the input log, `rows` (epoch, first and last seq) in this one. Rows that
 an overlapping window has sent already are not sent again. What was spent is stored with the rows.
 
-The uplink sends what is live before its backlog and does not know kinds: samples go up in the order
-of the log, bounded by their budget, which is small against the results'.
+The uplink sends samples after everything else that waits (`fieldloop_buffer.uplink`).
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fieldloop_buffer import Log, Reader, event_entry
+from fieldloop_buffer.metrics import LEDGERS_REPORTED_MAX
+from fieldloop_buffer.outlook import Outlook
 from fieldloop_contract.desired import SlotOrder
 from fieldloop_contract.errors import FixConfiguration, MalformedMessage, OutOfSpace, RetryLater
 from fieldloop_contract.ids import check_id
@@ -51,6 +53,7 @@ class Inference:
         local: the connection to the device's own broker, or None without one.
         take_orders: what the uplink asks the log to do.
         counters: further figures for the report.
+        observe: is given each report, once a second, connected or not.
         begin_trial: starts the trial of a candidate.
     """
 
@@ -68,6 +71,7 @@ class Inference:
         presence: Presence | None = None,
         take_orders: Callable[[], list[Any]] = list,
         counters: Callable[[], dict[str, int]] = dict,
+        observe: Callable[[Reported], None] = lambda _: None,
         begin_trial: Callable[..., Any] = Trial,
     ) -> None:
         self.slots: dict[str, Serving] = {}
@@ -83,6 +87,8 @@ class Inference:
         self._presence = presence
         self._take_orders = take_orders
         self._counters = counters
+        self._observe = observe
+        self._outlook = Outlook()
         self._noise = Throttle(60)
         self._origin = f"{settings.fleet}/{settings.device}/{SERVICE}"
         self._kept: set[str] | None = None
@@ -236,18 +242,24 @@ class Inference:
                 self._source.disconnected()
 
     def _report(self, now_s: float) -> None:
-        if self._session is None or self._presence is None:
-            return
-        if now_s - self._reported_s < REPORT_EVERY_S or not self._session.connected:
+        if now_s - self._reported_s < REPORT_EVERY_S:
             return
         self._reported_s = now_s
-        self._presence.report(self._session, self.reported(), now_s)
+        reported = self.reported()
+        self._observe(reported)
+        if self._presence is not None and self._session is not None and self._session.connected:
+            self._presence.report(self._session, reported, now_s)
 
     def reported(self) -> Reported:
-        """The retained document: slots, ledgers, counters."""
+        """The retained document: slots, ledgers, counters, backlog."""
+        log = self._log
+        ledgers = log.ledgers()
         return Reported(
             session=self._presence.session_id if self._presence is not None else "",
-            ledgers=self._log.ledgers(),
+            ledgers=ledgers[-LEDGERS_REPORTED_MAX:],
+            backlog=self._outlook.look(
+                time.monotonic(), ledgers, log.row_bytes, log.capacity_bytes()
+            ),
             slots=[slot.report() for slot in self.slots.values()],
             counters={"windows": self.windows, **self._counters()},
         )

@@ -14,12 +14,12 @@ from importlib.metadata import version
 from random import Random
 
 from fieldloop_buffer import STREAM_STATE, Log, Uplink
+from fieldloop_buffer.metrics import LEDGERS_REPORTED_MAX, Metrics, log_counters
 from fieldloop_buffer.outlook import Outlook
 from fieldloop_contract.errors import OutOfSpace, RetryLater
 from fieldloop_contract.messages import Capability, Reported
 from fieldloop_ingestion import memory
 from fieldloop_ingestion.intake import Supervised
-from fieldloop_ingestion.metrics import Metrics
 from fieldloop_ingestion.profile import Profile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
 from fieldloop_ingestion.triggers import Trigger, Triggers
@@ -31,7 +31,6 @@ from fieldloop_runtime.link import LinkMeter
 from fieldloop_runtime.mqtt import Connected, Session
 from fieldloop_runtime.presence import Presence
 
-LEDGERS_REPORTED_MAX = 64
 _TURN_S = 0.05
 _CARE_S = 1.0
 _REPORT_S = 1.0
@@ -219,7 +218,6 @@ class Service:
         self._metrics.update(reported, self._uplink.figures, self._log)
 
     def _reported(self, now_s: float) -> Reported:
-        figures = self._uplink.figures
         ledgers = self._log.ledgers()
         return Reported(
             session=self._presence.session_id,
@@ -228,16 +226,11 @@ class Service:
             counters={
                 "bytes_sent": self._uplink.bytes_sent,
                 "bytes_received": self._uplink.bytes_received,
-                "batches_sent": figures.batches_sent,
-                "batches_resent": figures.batches_resent,
-                "log_bytes": self._log.bytes_on_disk(),
-                "out_of_space": self._log.out_of_space,
-                "quarantined": self._log.quarantined,
                 "source_restarts": sum(source.restarts for source in self._sources),
                 "samples_passed_over": sum(s.sink.passed_over for s in self._sources),
                 "capture_requests_refused": self._triggers.refused,
                 **self._link.counters(),
-                **{f"rejected.{code}": n for code, n in self._log.rejects().items()},
+                **log_counters(self._log, self._uplink.figures),
             },
             backlog=self._outlook.look(
                 now_s, ledgers, self._log.row_bytes, self._log.capacity_bytes()

@@ -21,7 +21,7 @@ from fieldloop_contract.errors import MalformedMessage
 from fieldloop_contract.manifest import AlarmRule
 from fieldloop_scoring import alarms
 from fieldloop_scoring.alarms import Alarm
-from fieldloop_scoring.sketch import Reference, Sketch
+from fieldloop_scoring.sketch import Reference, Sketch, joined, split
 
 COUNT_WINDOWS_MAX: Final = 1_000_000
 SCORE_BINS_PER_DECADE: Final = 8
@@ -126,7 +126,7 @@ class Report:
     def to_object(self) -> dict[str, Any]:
         """As JSON, without the reference's edges."""
         return {
-            "counts": self.sketch.counts.tolist(),
+            **split("counts", self.sketch.counts, self.sketch.reference.first),
             "scores": self.scores,
             "labels": self.labels,
             "windows": self.windows,
@@ -142,7 +142,7 @@ class Report:
             MalformedMessage: not such a document, or of another reference.
         """
         try:
-            counts = np.asarray(document["counts"], np.int64)
+            counts, _ = joined("counts", document, np.int64)
             return cls(
                 Sketch(reference, counts),
                 {str(k): int(v) for k, v in document["scores"].items()},
@@ -158,7 +158,7 @@ class Judged:
     """A finished report.
 
     Attributes:
-        psi: by channel.
+        psi: by channel, those of all inputs in their order.
         changed: True where drift was confirmed by it, False where it ended, None for neither.
     """
 
@@ -199,16 +199,18 @@ class Watch:
         t0_ns: int,
         t1_ns: int,
         *,
+        further: Sequence[NDArray[np.float32]] = (),
         score: float | None = None,
         label: str | None = None,
     ) -> Judged | None:
         """Count a window; the report that it completes.
 
         Args:
-            normalised: float32[window_samples, channels].
+            normalised: float32[window_samples, channels], of the first input.
+            further: the same of each further input that the reference covers.
         """
         report = self._report
-        report.sketch.add(normalised)
+        report.sketch.add(normalised, *further)
         if score is not None:
             name = score_bin(score)
             report.scores[name] = report.scores.get(name, 0) + 1

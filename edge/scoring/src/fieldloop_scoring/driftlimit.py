@@ -52,6 +52,7 @@ def drift_reference(
     runs: Sequence[NDArray[np.float32]],
     *,
     window_period_s: float,
+    further: Sequence[Sequence[NDArray[np.float32]]] = (),
     budget: Budget | None = None,
     replicates: int = 500,
     seed: int = 1,
@@ -67,34 +68,39 @@ def drift_reference(
         runs: of the first input, running windows without a fault, normalised, in the order of
             time; float32[n, window_samples, channels] for each unbroken run of a device.
         window_period_s: seconds from one window to the next: `hop_samples / rate_hz`.
+        further: for each further input its runs: as many, of the same windows.
         budget: `Budget()` by default.
 
     Returns:
-        `kind`, `bins` and `edges` (`sketch`), `policy` (`drift.Policy`). Where the data cannot tell
-        a limit for such a budget, the policy has none, so that devices report and never trigger,
-        and `no_limit` says why.
+        `kind`, `bins`, `edges` and `further_edges` (`sketch`), `policy` (`drift.Policy`). Where the
+        data cannot tell a limit for such a budget, the policy has none, so that devices report and
+        never trigger, and `no_limit` says why.
 
     Raises:
-        FixConfiguration: no window at all.
+        FixConfiguration: no window at all, or runs of two inputs that differ in their windows.
     """
+    lengths = [len(run) for run in runs]
+    if any([len(run) for run in more] != lengths for more in further):
+        raise FixConfiguration("runs of two inputs differ in their windows", code="drift.data")
     if not sum(len(run) for run in runs):
         raise FixConfiguration("a drift reference of no windows", code="drift.data")
     budget = budget or Budget()
-    windows = np.concatenate([run for run in runs if len(run)])
-    figures = np.concatenate([windows.mean(axis=1), windows.std(axis=1)], axis=1)
+    inputs = [np.concatenate([run for run in each if len(run)]) for each in (runs, *further)]
+    figures = np.concatenate([f for x in inputs for f in (x.mean(axis=1), x.std(axis=1))], axis=1)
     stride = decorrelation_windows(figures.astype(np.float64))
-    counted = windows[stride - 1 :: stride] if len(windows) >= stride else windows
+    counted = [x[stride - 1 :: stride] if len(x) >= stride else x for x in inputs]
     policy = Policy(
         stride, budget.count_windows, None, raise_count=budget.raise_count, raise_of=budget.raise_of
     )
-    document = Reference.of(windows).to_object()
+    document = Reference.of(*inputs).to_object()
     try:
         limit = fit_limit(
-            counted,
+            counted[0],
             policy,
+            further=counted[1:],
             window_period_s=window_period_s,
             triggers_per_year=budget.triggers_per_year,
-            block=max(2, round(len(counted) ** (1 / 3))),
+            block=max(2, round(len(counted[0]) ** (1 / 3))),
             replicates=replicates,
             seed=seed,
         )
@@ -154,6 +160,7 @@ def fit_limit(
     window_period_s: float,
     triggers_per_year: float,
     block: int,
+    further: Sequence[NDArray[np.float32]] = (),
     replicates: int = 500,
     seed: int = 1,
 ) -> float:
@@ -166,6 +173,7 @@ def fit_limit(
         window_period_s: seconds from one running window to the next.
         triggers_per_year: false confirmed triggers that a device may have in a year of running.
         block: counted windows of a block; long against what correlation is left.
+        further: the same windows of each further input; drawn together with the first's.
 
     Returns:
         The limit of the population stability index.
@@ -188,11 +196,13 @@ def fit_limit(
         )
     rng = np.random.default_rng(seed)
     drawn = np.empty(replicates)
+    inputs = (counted, *further)
     size = min(len(counted), REFERENCE_WINDOWS_MAX)
     for index in range(replicates):
-        reference = Reference.of(counted[_blocks(rng, len(counted), size, block)])
-        live = Sketch(reference)
-        live.add(counted[_blocks(rng, len(counted), policy.count_windows, block)])
+        chosen = _blocks(rng, len(counted), size, block)
+        live = Sketch(Reference.of(*(x[chosen] for x in inputs)))
+        chosen = _blocks(rng, len(counted), policy.count_windows, block)
+        live.add(*(x[chosen] for x in inputs))
         drawn[index] = live.psi().max()
     return float(np.quantile(drawn, 1 - p, method="higher"))
 

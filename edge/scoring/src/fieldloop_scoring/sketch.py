@@ -2,7 +2,10 @@
 
 A reference cuts the normalised training inputs into 32 bins of equal probability; a sketch counts
 how many samples of live data fall into each, below and above the reference's range, or are NaN.
-No raw data is in it. `psi` says how far the counts are from the reference. Pure; one thread each.
+No raw data is in it. `psi` says how far the counts are from the reference. Channels are counted
+each on its own, so that those of several inputs, of whatever length, stand one after the other. On
+the wire those of the first input are apart from the `further_` ones of the rest, which a model of
+one input does not have. Pure; one thread each.
 
 The population stability index is `sum((p - q) ln(p / q))` over the bins: the symmetrised
 Kullback-Leibler divergence of Jeffreys (1946), under this name in N. Siddiqi, "Credit Risk
@@ -23,30 +26,44 @@ from fieldloop_contract.errors import MalformedMessage
 
 BINS = 32
 CHANNELS_MAX = 64
+"""Of the first input, and of all others together sixteen times as many."""
+_FURTHER_MAX = 16 * CHANNELS_MAX
 _COUNTS = BINS + 3
 """Below the range, the bins, above the range, NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Edges of the bins: float32[channels, 33], ascending; outermost are the range's ends."""
+    """Edges of the bins, of all channels of all inputs in their order.
+
+    Attributes:
+        edges: float32[channels, 33], ascending; outermost are the range's ends.
+        further: how many of the channels, the last ones, are of inputs after the first.
+    """
 
     edges: NDArray[np.float32]
+    further: int = 0
+
+    @property
+    def first(self) -> int:
+        """How many channels the first input has."""
+        return len(self.edges) - self.further
 
     @classmethod
-    def of(cls, samples: NDArray[np.float32]) -> Reference:
+    def of(cls, samples: NDArray[np.float32], *further: NDArray[np.float32]) -> Reference:
         """Cut data into bins of equal probability.
 
         Args:
-            samples: float32[..., channels], normalised, all finite.
+            samples: float32[..., channels], normalised, all finite, of the first input.
+            further: the same of each further input.
         """
-        flat = samples.reshape(-1, samples.shape[-1])
-        edges = np.quantile(flat.astype(np.float64), np.linspace(0, 1, BINS + 1), axis=0).T
-        return cls(np.ascontiguousarray(edges, np.float32))
+        edges = [_equal_probability(x) for x in (samples, *further)]
+        return cls(np.concatenate(edges), sum(len(e) for e in edges[1:]))
 
     def to_object(self) -> dict[str, Any]:
         """As JSON, for `Manifest.drift_reference`."""
-        return {"kind": "equal-probability", "bins": BINS, "edges": self.edges.tolist()}
+        document: dict[str, Any] = {"kind": "equal-probability", "bins": BINS}
+        return {**document, **split("edges", self.edges, self.first)}
 
     @classmethod
     def from_object(cls, document: Any) -> Reference:
@@ -56,15 +73,44 @@ class Reference:
             MalformedMessage: not such a document.
         """
         try:
-            edges = np.asarray(document["edges"], np.float32)
+            edges, further = joined("edges", document, np.float32)
             ok = document["kind"] == "equal-probability" and edges.shape[1:] == (BINS + 1,)
         except (KeyError, TypeError, ValueError) as error:
             raise MalformedMessage("not a drift reference", code="sketch.reference") from error
-        if not ok or not 1 <= len(edges) <= CHANNELS_MAX or not np.isfinite(edges).all():
+        first = len(edges) - further
+        ok = ok and 1 <= first <= CHANNELS_MAX and further <= _FURTHER_MAX
+        if not ok or not np.isfinite(edges).all():
             raise MalformedMessage("not a drift reference", code="sketch.reference")
         if (np.diff(edges, axis=1) < 0).any():
             raise MalformedMessage("bin edges must ascend", code="sketch.reference")
-        return cls(edges)
+        return cls(edges, further)
+
+
+def _equal_probability(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    flat = samples.reshape(-1, samples.shape[-1])
+    edges = np.quantile(flat.astype(np.float64), np.linspace(0, 1, BINS + 1), axis=0).T
+    return np.ascontiguousarray(edges, np.float32)
+
+
+def split(name: str, rows: NDArray[Any], first: int) -> dict[str, Any]:
+    """Rows by channel as JSON: `name` of the first input, `further_name` where there are more."""
+    document = {name: rows[:first].tolist()}
+    return (
+        document if len(rows) == first else {**document, f"further_{name}": rows[first:].tolist()}
+    )
+
+
+def joined(name: str, document: Any, dtype: type[Any]) -> tuple[NDArray[Any], int]:
+    """Undo `split`: the rows, and how many of them are of further inputs.
+
+    Raises:
+        KeyError, TypeError, ValueError: not such a document.
+    """
+    rows = np.asarray(document[name], dtype)
+    if f"further_{name}" not in document:
+        return rows, 0
+    further = np.asarray(document[f"further_{name}"], dtype)
+    return np.concatenate([rows, further]), len(further)
 
 
 class Sketch:
@@ -77,13 +123,18 @@ class Sketch:
         if self.counts.shape != shape or (self.counts < 0).any():
             raise MalformedMessage("counts do not fit the reference", code="sketch.counts")
 
-    def add(self, samples: NDArray[np.float32]) -> None:
-        """Count samples: float32[..., channels], normalised."""
-        flat = samples.reshape(-1, samples.shape[-1])
-        for channel, edges in enumerate(self.reference.edges):
-            values = flat[:, channel]
-            missing = np.isnan(values)
-            values = values[~missing]
+    def add(self, samples: NDArray[np.float32], *further: NDArray[np.float32]) -> None:
+        """Count samples.
+
+        Args:
+            samples: float32[..., channels], normalised, of the first input.
+            further: the same of each further input; together the reference's channels.
+        """
+        flat = [x.reshape(-1, x.shape[-1]).T for x in (samples, *further)]
+        columns = [column for rows in flat for column in rows]
+        for channel, (column, edges) in enumerate(zip(columns, self.reference.edges, strict=True)):
+            missing = np.isnan(column)
+            values = column[~missing]
             # Interior edges belong to the bin above; the ends of the range are inside it.
             bins = np.searchsorted(edges[1:-1], values, side="right") + 1
             bins[values < edges[0]] = 0
@@ -99,7 +150,8 @@ class Sketch:
         """
         total = self.counts.copy()
         for other in others:
-            if not np.array_equal(other.reference.edges, self.reference.edges):
+            mine, theirs = self.reference, other.reference
+            if theirs.first != mine.first or not np.array_equal(theirs.edges, mine.edges):
                 raise MalformedMessage("sketches of two references", code="sketch.merge")
             total += other.counts
         return Sketch(self.reference, total)

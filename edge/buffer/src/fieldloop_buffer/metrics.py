@@ -1,4 +1,7 @@
-"""Prometheus metrics of the service, set by the owner's loop once a second."""
+"""What both edge services tell of their log and uplink: counters of the report, Prometheus metrics.
+
+Set by the owner's loop once a second.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,25 @@ import time
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from fieldloop_buffer import Log
+from fieldloop_buffer.log import Log
 from fieldloop_buffer.uplink import Figures
 from fieldloop_contract.messages import Reported
 from fieldloop_runtime.wear import Wear, written_bytes
+
+LEDGERS_REPORTED_MAX = 64
+"""Epochs in a report: the newest."""
+
+
+def log_counters(log: Log, figures: Figures) -> dict[str, int]:
+    """Counters of a log and its uplink, for `Reported.counters`."""
+    return {
+        "batches_sent": figures.batches_sent,
+        "batches_resent": figures.batches_resent,
+        "log_bytes": log.bytes_on_disk(),
+        "out_of_space": log.out_of_space,
+        "quarantined": log.quarantined,
+        **{f"rejected.{code}": n for code, n in log.rejects().items()},
+    }
 
 
 class Metrics:
