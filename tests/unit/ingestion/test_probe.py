@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import doctest
 import math
+import subprocess
+import sys
 from array import array
 
 import pytest
+import yaml
 
 from fieldloop_ingestion import probe as module
 from fieldloop_ingestion.probe import ChannelFigures, flat_samples, probe, report
@@ -101,3 +104,14 @@ def test_refused_readings_are_told_with_their_reason(tmp_path):
 def test_nothing_is_stored(tmp_path):
     run(profile(tmp_path, 50.0))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["signal.csv"]
+
+
+@pytest.mark.parametrize(("rows", "status"), [(400, 0), (0, 1)])
+def test_the_exit_status_of_the_command_says_whether_they_agree(tmp_path, rows, status):
+    path = tmp_path / "profile.yaml"
+    document = profile(tmp_path, 50.0, rows=rows).model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(document))
+    command = [sys.executable, "-m", "fieldloop_ingestion", "probe", str(path), "--seconds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert ("WRONG" in done.stdout) == bool(status)
