@@ -41,7 +41,7 @@ class World:
     def open(self, path: str) -> Page:
         """Open a page and wait until it is alive."""
         self.page.goto(self.console.url + path)
-        self.page.wait_for_function("window.socket === undefined || window.socket.connected")
+        self.page.wait_for_function("window.socket === undefined || window.did_handshake")
         self.page.wait_for_selector("#main")
         return self.page
 

@@ -134,9 +134,10 @@ def test_a_model_is_recalled_after_a_question_and_approved_again(world: Any):
     page: Page = world.open(f"{BASE}/models/activity/1")
     expect(page.get_by_role("heading", name="Metrics and gates")).to_be_visible()
     expect(page.get_by_role("group", name="Lineage of the model")).to_be_visible()
-    page.get_by_role("button", name="Recall").click()
+    page.get_by_role("button", name="Recall", exact=True).click()
     page.get_by_role("button", name="Leave it").click()
-    page.get_by_role("button", name="Recall").click()
+    expect(page.get_by_role("button", name="Recall it")).to_be_hidden()
+    page.get_by_role("button", name="Recall", exact=True).click()
     page.get_by_role("button", name="Recall it").click()
     expect(page.get_by_text("recalled", exact=True).first).to_be_visible()
     row = find_model(world.store, FLEET, "activity", 1)
@@ -222,3 +223,14 @@ def labels_of(world: Any, device: str) -> list[Any]:
             return found
         time.sleep(0.1)
     return []
+
+
+def test_a_click_before_the_page_is_connected_is_not_lost(world: Any):
+    page: Page = world.open("/account")
+    page.evaluate("window.did_handshake = false")
+    page.get_by_label("Name of a new token").fill("early")
+    page.get_by_role("button", name="Make a token").click()
+    page.wait_for_timeout(300)
+    expect(page.get_by_label("Secret")).to_have_count(0)
+    page.evaluate("window.did_handshake = true")
+    assert page.get_by_label("Secret").input_value().startswith("fl_")

@@ -88,13 +88,18 @@
       location.reload();
     },
   };
+  // A click before the page is connected waits for that, and is not lost.
+  const send = (said, triesLeft) => {
+    if (window.emitEvent && window.did_handshake) window.emitEvent("fl", said);
+    else if (triesLeft > 0) setTimeout(send, 100, said, triesLeft - 1);
+  };
   document.addEventListener("click", (event) => {
     const element = event.target.closest("[data-do]");
-    if (!element || !window.emitEvent) return;
+    if (!element) return;
     const fields = {};
     for (const field of document.querySelectorAll(element.dataset.with || "none"))
       fields[field.name] = field.value;
-    window.emitEvent("fl", { ...element.dataset, ...fields });
+    send({ ...element.dataset, ...fields }, 100);
   });
   setInterval(ago, 1000);
   document.addEventListener("DOMContentLoaded", ago);
