@@ -10,15 +10,7 @@ A network may follow a fault, and its residuals stay small. So the window's own 
 beside them (`context`), as Hotelling's T squared has them: whitened apart, with hardly any
 shrinkage, since a fault breaks relations that hold in health and so moves a window where health
 hardly does. Both parts are in units of their mean over healthy windows that were not fitted: a
-covariance of few windows makes new ones look far out. The sum of a squared distance in the model
-and one from it, each in units of its own level, is the combined index of H. H. Yue and S. J. Qin
-("Reconstruction-based fault identification using a combined index", Industrial & Engineering
-Chemistry Research 40, 2001, 4403-4414).
-
-The windows that stop the training do not touch the context, so once its level is known they help to
-whiten it: a covariance of K statistics wants many times K independent windows, and an hour of them
-is little. Residuals of windows that the network was fitted to are smaller than those of others, so
-there the parts stay as they are.
+covariance of few windows makes new ones look far out.
 """
 
 from __future__ import annotations
@@ -76,9 +68,8 @@ def fit_residuals(
         said: what the model says of them, of the same shape.
         scored: bool[channels]; the others have no weight.
         effective: number of independent windows.
-        fitted: bool[n], windows that the network was fitted to, which give centre, scale and
-            covariance; the others give the level of each part, and then help to whiten the
-            context. All by default.
+        fitted: bool[n], windows that give centre, scale and covariance; the others give the
+            level of each part. All by default.
         context: statistics of what happened itself, whitened apart from those of the residuals.
 
     Raises:
@@ -88,9 +79,7 @@ def fit_residuals(
     seen = np.concatenate([of_residuals, statistics_of(happened, context)], axis=1)
     counts = np.tile(scored, len(statistics) + len(context))
     fit = np.ones(len(seen), np.bool_) if fitted is None else fitted
-    residual = np.arange(seen.shape[1]) < of_residuals.shape[1]
-    centre = np.where(residual, seen[fit].mean(axis=0), seen.mean(axis=0))
-    scale = np.where(residual, seen[fit].std(axis=0), seen.std(axis=0))
+    centre, scale = seen[fit].mean(axis=0), seen[fit].std(axis=0)
     if (scale[counts] <= 1e-9).any():
         raise RejectedInput(
             "a residual never varies in the healthy windows",
@@ -101,11 +90,12 @@ def fit_residuals(
     scale = np.where(counts, scale, UNSCORED)
     weights: list[list[float]] = []
     if aggregate == "mean" and counts.sum() <= WHITENED_MAX:
-        scaled, own = (seen - centre) / scale, counts & residual
+        scaled, width = (seen - centre) / scale, of_residuals.shape[1]
+        own = counts & (np.arange(len(counts)) < width)
         k = int(own.sum())
         parts = [_rows(scaled, own, fit, k / (k + effective))]
         if len(context):
-            parts.append(_rows(scaled, counts & ~residual, fit, RIDGE, again=True))
+            parts.append(_rows(scaled, counts & ~own, fit, RIDGE))
         weights = [[_short(v) for v in row] for row in np.concatenate(parts)]
     return Residuals(
         against=against,
@@ -120,33 +110,22 @@ def fit_residuals(
 
 
 def _rows(
-    scaled: NDArray[np.float64], chosen: NDArray[np.bool_], fit: NDArray[np.bool_], share: float,
-    *, again: bool = False,
-) -> NDArray[np.float64]:  # fmt: skip
+    scaled: NDArray[np.float64], chosen: NDArray[np.bool_], fit: NDArray[np.bool_], share: float
+) -> NDArray[np.float64]:
     """Rows of weights that whiten the chosen statistics, to a mean square of 1 in new windows.
 
     Args:
         share: of the correlations' shrinkage towards none.
-        again: whiten by all windows, once those that were not fitted have given the level.
     """
     seen = scaled[:, chosen]
+    k = seen.shape[1]
+    shrunk = (1 - share) * (seen[fit].T @ seen[fit] / fit.sum()) + share * np.eye(k)
+    whitener = np.linalg.cholesky(np.linalg.inv(shrunk)).T
     new = ~fit if (~fit).any() else fit
-    centred = seen - seen[fit].mean(axis=0)
-    whitener = _whitener(centred[fit], share)
-    level = float(np.square(centred[new] @ whitener.T).mean())
-    if again:
-        whitener = _whitener(seen, share)
-    rows = np.zeros((seen.shape[1], len(chosen)))
+    level = float(np.square(seen[new] @ whitener.T).mean())
+    rows = np.zeros((k, len(chosen)))
     rows[:, chosen] = whitener / np.sqrt(max(level, 1.0))
     return rows
-
-
-def _whitener(seen: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """float64[k, k] that gives centred statistics, float64[n, k], a covariance of one."""
-    k = seen.shape[1]
-    shrunk = (1 - share) * (seen.T @ seen / len(seen)) + share * np.eye(k)
-    whitener: NDArray[np.float64] = np.linalg.cholesky(np.linalg.inv(shrunk)).T
-    return whitener
 
 
 def _short(value: float) -> float:

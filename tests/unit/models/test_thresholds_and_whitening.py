@@ -112,27 +112,6 @@ def test_whitened_scores_are_about_one_in_health_and_leave_out_what_is_unscored(
     assert score(strange, said[0]) == pytest.approx(score(happened[0], said[0]))
 
 
-def test_windows_that_were_not_fitted_whiten_the_context_and_only_that():
-    happened = RNG.normal(size=(400, 16, 2)).astype(np.float32)
-    fitted = np.arange(400) < 200
-    # In the second half both channels move together, which the first half knows nothing of.
-    common = RNG.normal(size=(200, 1, 1)).astype(np.float32)
-    happened[200:] += 4 * common
-    scored = np.ones(2, np.bool_)
-    rule = fit_residuals(
-        happened, np.zeros_like(happened), ("deviation",), scored,
-        effective=400, fitted=fitted, context=("mean",),
-    )  # fmt: skip
-    whiten = np.array(rule.weights)[2:, 2:]
-    seen = statistics_of(happened, ("mean",))
-    white = (seen - np.array(rule.centre[2:])) / np.array(rule.scale[2:]) @ whiten.T
-    spread = np.cov(white.T)
-    assert abs(spread[0, 1]) < 0.01 * spread[0, 0], "white over all windows, not the first half's"
-    assert rule.centre[:2] == pytest.approx(
-        statistics_of(happened[fitted], ("deviation",)).mean(axis=0)
-    )
-
-
 def test_a_residual_that_never_varies_is_refused():
     still = np.zeros((50, 8, 2), np.float32)
     with pytest.raises(RejectedInput, match="never varies"):
