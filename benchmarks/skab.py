@@ -30,7 +30,7 @@ of the one reaches into the other. What makes it strong are the directions that 
 health: with a tenth of the identity added to its correlations it falls to 0.777, 10.2 %, 30.8 %,
 which is near to the 0.777, 9.6 %, 31.2 % that an earlier note has for it. And it is fitted on 300
 rows, where the recipe fits its network on 240, as it keeps 60 to stop the training by; on 240 it
-reaches 0.803, 8.6 %, 27.8 %. The rest of the distance is the residuals' part in the score: these
+reaches 0.803, 8.6 %, 27.8 %. The rest is presumably the residuals' part in the score: these
 faults move the window's statistics, and the residuals add noise to that.
 
     python -m benchmarks skab --data DIR    # DIR: a copy of SKAB's data folder
