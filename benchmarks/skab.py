@@ -19,7 +19,19 @@ has changed twice since its first run on the 12 experiments of `valve1` numbered
 alone gave a median of int8 0.724, FAR 10.1 %, MAR 38.4 %. The window's own statistics beside them,
 chosen on faults superposed on training rows, gave 0.738, 10.3 %, 36.3 %. That result was known, and
 that plain T squared did better, when these statistics were whitened as T squared has them. So for
-this last choice those 12 are no test; the other 22 experiments have been seen by nobody.
+this last choice those 12 are no test; the other 22 experiments have been seen by nobody. As it is,
+5 seeds gave a median of int8 0.787, 8.8 %, 30.1 %, the worst seed 0.786, 8.4 %, 30.5 %, and float
+the same. To whiten those statistics by the windows that stop the training too gave 0.790, 9.8 %,
+29.2 % (worst 0.787), which is no gain, and was left out.
+
+Plain T squared on 30-row windows stays ahead, with 0.825, 8.4 %, 24.7 %, so the aim to be above it
+is missed. It is no less causal: its limit comes from later rows than it is fitted on, and no window
+of the one reaches into the other. What makes it strong are the directions that hardly vary in
+health: with a tenth of the identity added to its correlations it falls to 0.777, 10.2 %, 30.8 %,
+which is near to the 0.777, 9.6 %, 31.2 % that an earlier note has for it. And it is fitted on 300
+rows, where the recipe fits its network on 240, as it keeps 60 to stop the training by; on 240 it
+reaches 0.803, 8.6 %, 27.8 %. The rest is presumably the residuals' part in the score: these
+faults move the window's statistics, and the residuals add noise to that.
 
     python -m benchmarks skab --data DIR    # DIR: a copy of SKAB's data folder
 
@@ -61,7 +73,9 @@ PUBLISHED = [
     ("published: LSTM autoencoder", 0.74, 30.0, 25.9),
     ("published: isolation forest", 0.29, 2.6, 82.9),
 ]
-T2_WINDOW, T2_FIT_ROWS = 30, 300
+T2_WINDOW, T2_LIMIT_FROM = 30, 300
+T2_FIT_ROWS = (300, 240)
+"""All rows before its limit's, and as many as the network is fitted on."""
 _EPOCH = "0" * 32
 
 
@@ -199,10 +213,13 @@ def _through_a_dataset(spec: Input, cut: list[Window]) -> NDArray[np.float32]:
         return datasets.read(datasets.write(made, Path(folder), {})[1]).samples
 
 
-def t2_flags(experiment: Experiment, rows: int) -> NDArray[np.bool_]:
+def t2_flags(experiment: Experiment, rows: int, fit_rows: int = T2_LIMIT_FROM) -> NDArray[np.bool_]:
     """Hotelling's T squared on means and deviations of 30 rows, the temperatures left out.
 
-    Fitted on 300 rows, the threshold twice the largest value of the next 100; causal.
+    The threshold is twice the largest value of windows within the last 100 training rows; causal.
+
+    Args:
+        fit_rows: of the training rows, the first ones, that it is fitted on.
     """
     from fieldloop_models.hotelling import Hotelling, limits, severity  # noqa: PLC0415
 
@@ -211,9 +228,9 @@ def t2_flags(experiment: Experiment, rows: int) -> NDArray[np.bool_]:
         experiment.values[:, kept], T2_WINDOW, axis=0
     ).transpose(0, 2, 1)
     ends = np.arange(T2_WINDOW - 1, len(experiment.values))
-    baseline = Hotelling.fit(every[ends < T2_FIT_ROWS])
+    baseline = Hotelling.fit(every[ends < fit_rows])
     seen = baseline.statistics(every)
-    calibration = (ends >= T2_FIT_ROWS + T2_WINDOW - 1) & (ends < rows)
+    calibration = (ends >= T2_LIMIT_FROM + T2_WINDOW - 1) & (ends < rows)
     return (severity(seen, limits(seen[calibration])) > 1)[ends >= rows]
 
 
@@ -287,8 +304,9 @@ def measure(*, quick: bool, data: Path | None = None, seeds: int | None = None) 
     table = [_published(*row) for row in PUBLISHED]
     every = [np.ones(len(a), np.bool_) for a in anomalous]
     table.append(_row("every row flagged", figures(every, anomalous)))
-    t2 = figures([t2_flags(e, rows) for e in experiments], anomalous)
-    table.append(_row(f"T2 on {T2_WINDOW}-row windows", t2))
+    for fitted in T2_FIT_ROWS:
+        t2 = figures([t2_flags(e, rows, fitted) for e in experiments], anomalous)
+        table.append(_row(f"T2 on {T2_WINDOW}-row windows of {fitted} rows", t2))
     for variant, name in (("float32", "float"), ("int8", "int8")):
         by_seed = []
         for seed in sorted({r["seed"] for r in results}):

@@ -12,7 +12,7 @@ from sqlalchemy import insert
 
 from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.desired import SlotOrder
-from fieldloop_contract.manifest import MODEL_FILE, FileRef, Limits, sha256
+from fieldloop_contract.manifest import MODEL_FILE, FileRef, Limits, Lineage, sha256
 from fieldloop_contract.messages import ModelRef, Reported, SlotState
 from fieldloop_contract.topics import Topic
 from fieldloop_delivery.bundles import ChunkSource
@@ -107,15 +107,32 @@ class Watch:
 
     def window(self, device: str, ref: ModelRef) -> None:
         self.seq += 1
-        row = {
-            "fleet": FLEET, "device": device, "service": "inference", "epoch": "ab" * 16,
-            "seq": self.seq, "stream": "imu", "slot": "main", "role": "active", "t0_ns": self.seq,
-            "t1_ns": self.seq + 1, "model": ref.name, "version": ref.version,
-            "model_digest": ref.digest, "label": "rest", "score": None, "latency_us": 10.0,
-            "valid": True, "document": {}, "digest": b"12345678", "received_ns": time.time_ns(),
-        }  # fmt: skip
+        row = self._result(device, ref, "active", "rest")
         with self.store.begin() as connection:
             connection.execute(insert(results), [row])
+
+    def beside(
+        self, device: str, active: ModelRef, shadow: ModelRef, count: int, *, differs: float
+    ) -> None:
+        """Windows that both scored; they name another label on that share of them."""
+        rows = []
+        for index in range(count):
+            self.seq += 1
+            other = index < differs * count
+            for at, (ref, role) in enumerate(((active, "active"), (shadow, "shadow"))):
+                row = self._result(device, ref, role, "walk" if other and at else "rest")
+                rows.append({**row, "epoch": f"{at}b" * 16})
+        with self.store.begin() as connection:
+            connection.execute(insert(results), rows)
+
+    def _result(self, device: str, ref: ModelRef, role: str, label: str) -> dict[str, object]:
+        return {
+            "fleet": FLEET, "device": device, "service": "inference", "epoch": "ab" * 16,
+            "seq": self.seq, "stream": "imu", "slot": "main", "role": role, "t0_ns": self.seq,
+            "t1_ns": self.seq + 1, "model": ref.name, "version": ref.version,
+            "model_digest": ref.digest, "label": label, "score": None, "latency_us": 10.0,
+            "valid": True, "document": {}, "digest": b"12345678", "received_ns": time.time_ns(),
+        }  # fmt: skip
 
     def register(self, version: int, **changes: object) -> ModelRef:
         manifest, files = bundle(1, size=60_000)
@@ -242,6 +259,47 @@ def test_order_carries_the_record_that_a_person_armed_and_why_it_is_stale(watch)
     assert slot().calibration == record.encode().decode(), "it still judges"
     assert slot().calibration_stale == "new bearing"
     assert orders(watch) == {"pump-1": 3}
+
+
+BESIDE_DEVICES, BESIDE_WINDOWS = 4, 300
+
+
+@pytest.mark.parametrize(
+    ("stated", "of_parent", "judged", "halted"),
+    [
+        ({"disagreement": 0.3, "windows": 2000.0}, True, True, False),
+        ({"disagreement": 0.02, "windows": 2000.0}, True, True, True),
+        ({"disagreement": 0.02, "windows": 2000.0}, False, False, False),
+        ({}, True, False, False),
+    ],
+    ids=["as on the recent set", "far more", "stated against another version", "never stated"],
+)
+def test_disagreement_in_shadow_is_judged_against_the_recent_set(
+    watch, stated, of_parent, judged, halted
+):
+    """As training writes it into the manifest: `lineage.metrics["recent"]`, against the parent."""
+    devices = [f"pump-{n}" for n in range(1, BESIDE_DEVICES + 1)]
+    one = watch.register(1)
+    for device in devices:
+        watch.online(device, one)
+    watch.fleet.look(time.time_ns())
+    for device in devices:
+        watch.window(device, one)
+    watch.fleet.look(time.time_ns())
+    parent = one if of_parent else ModelRef(name="activity", version=9, digest="9" * 64)
+    lineage = Lineage(parent=parent, metrics={"recent": stated} if stated else {})
+    two = watch.register(2, lineage=lineage)
+    watch.fleet.look(time.time_ns())
+    for device in devices:
+        watch.beside(device, one, two, BESIDE_WINDOWS, differs=0.3)
+    watch.fleet.look(time.time_ns())
+    row = next(r for r in list_rollouts(watch.store, FLEET) if r.version == 2)
+    findings = {f["gate"]: f for f in row.document["findings"]}
+    finding = findings["disagreement"]
+    assert finding["text"].startswith("disagreement in shadow 0.300 over 1200 windows")
+    assert ("none was stated" in finding["text"]) == (not judged)
+    assert finding["failed"] == halted
+    assert (row.state == "halted") == halted
 
 
 def test_challenger_runs_in_a_slot_of_its_own_beside_the_champion(watch):

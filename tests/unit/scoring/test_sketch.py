@@ -60,6 +60,36 @@ def test_ties_in_the_reference_do_not_look_like_drift() -> None:
     assert made.psi()[0] < 0.001
 
 
+@pytest.mark.parametrize("moves_to", [-0.5, 0.5])
+def test_a_channel_that_was_constant_drifts_when_it_starts_to_move(moves_to: float) -> None:
+    still = np.full((3200, 1), 0.25, np.float32)
+    reference = Reference.from_object(Reference.of(still).to_object())
+    seen = Sketch(reference)
+    seen.add(still)
+    assert seen.psi()[0] == 0
+    # One sample in a hundred has hardly any weight; all of them are certain.
+    seen.add(np.full((32, 1), moves_to, np.float32))
+    assert 0.01 < seen.psi()[0] < 0.1
+    moved = Sketch(reference)
+    moved.add(np.full((3200, 1), moves_to, np.float32))
+    assert moved.psi()[0] > 5
+
+
+def test_what_lies_beyond_a_tied_end_is_drift_and_within_an_open_one_is_as_before() -> None:
+    # A valve that is shut half of the time: zero is one value, the upper end is not.
+    shut = np.where(np.arange(4000) % 2 == 0, 0.0, RANDOM.random(4000)).astype(np.float32)
+    reference = Reference.of(shut[:, None])
+    leaks, opens = shut.copy(), shut.copy()
+    leaks[::20] = -0.1
+    opens[1::40] = 1.1
+    psi = []
+    for live in (leaks, opens):
+        seen = Sketch(reference)
+        seen.add(live[:, None])
+        psi.append(seen.psi()[0])
+    assert psi[0] > 0.1 > psi[1]
+
+
 def test_reference_survives_json_and_refuses_nonsense() -> None:
     again = Reference.from_object(REFERENCE.to_object())
     assert np.array_equal(again.edges, REFERENCE.edges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,51 @@ def test_no_device_loses_a_label_to_the_held_out_part(items: list[Labelled]):
 def test_one_in_four_recordings_is_held_out_where_a_device_has_enough():
     items = [Labelled(f"a/imu/{n}", "a", "walk") for n in range(16)]
     assert sum(p is Part.HELD for p in assign(items, {}).values()) == 4
+
+
+def fleet(devices: int, takes: int, first: int = 0) -> list[Labelled]:
+    return [
+        Labelled(f"d-{d}/imu/{label}-{take}", f"d-{d}", label)
+        for d in range(first, devices)
+        for label in LABELS
+        for take in range(takes)
+    ]
+
+
+def apart(parts: dict[str, Part]) -> set[str]:
+    """Devices of which everything is held out or sealed."""
+    by_device: dict[str, set[Part]] = {}
+    for key, part in parts.items():
+        by_device.setdefault(key.split("/")[0], set()).add(part)
+    return {d for d, seen in by_device.items() if seen <= {Part.HELD, Part.SEALED}}
+
+
+@pytest.mark.parametrize(("devices", "whole"), [(11, 0), (12, 1), (16, 2), (40, 5)])
+@pytest.mark.parametrize("takes", [1, 6])
+def test_of_many_devices_one_in_eight_is_held_out_whole(devices: int, whole: int, takes: int):
+    parts = assign(fleet(devices, takes), {})
+    assert len(apart(parts)) == whole
+    assert apart(assign(fleet(devices, takes), {}, whole_devices=False)) == set()
+
+
+def test_a_device_that_is_apart_stays_so_and_one_that_taught_never_becomes_it():
+    before = assign(fleet(16, 2), {})
+    old = apart(before)
+    more = assign(fleet(16, 6), before)
+    assert apart(more) == old, "its new recordings are held out too, and no other device's all"
+    grown = assign(fleet(32, 6), more)
+    assert old <= apart(grown)
+    assert len(apart(grown)) == 4
+    assert all(int(d[2:]) >= 16 for d in apart(grown) - old), "only of the new devices"
+    # A fleet that has taught from all its devices keeps them.
+    taught = assign(fleet(11, 6), {})
+    assert apart(assign(fleet(11, 8), taught)) == set()
+    assert len(apart(assign([*fleet(11, 6), *fleet(12, 6, 11)], taught))) == 1
+
+
+def test_no_label_is_lost_with_a_device():
+    rare = [Labelled(f"d-{d}/imu/own", f"d-{d}", f"label-{d}") for d in range(20)]
+    assert apart(assign(rare, {})) == set()
 
 
 WINDOW_NS, HOP_NS, LENGTH_NS = 128, 64, 1_750

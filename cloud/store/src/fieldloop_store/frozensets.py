@@ -2,7 +2,8 @@
 
 A set that decides about many models in turn is slowly learnt by the choice itself, so every run
 that compares on it is counted. A set that was looked at often enough is replaced by the next
-number. Owns the tables `frozen_sets` and `frozen_looks`. Keeps no state; any thread may call it.
+number. Looks of people at the sealed recordings are counted beside them, as number 0. Owns the
+tables `frozen_sets` and `frozen_looks`. Keeps no state; any thread may call it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from sqlalchemy import Connection, func, select
 
 from fieldloop_store.engine import Store, insert_into
 from fieldloop_store.schema import frozen_looks, frozen_sets
+
+SEALED = 0
+"""Number under which looks at the sealed recordings are counted; sets begin at 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,18 @@ def count_look(
     """Count a run's look within the caller's transaction; the same run counts once."""
     row = {"fleet": fleet, "model": model, "number": number, "run": run, "at_ns": now_ns}
     connection.execute(insert_into(connection, frozen_looks).on_conflict_do_nothing(), row)
+
+
+def sealed_looks(store: Store, fleet: str, model: str) -> list[str]:
+    """What the looks at the sealed recordings were at, the first one first."""
+    k = frozen_looks.c
+    query = select(k.run).where(k.fleet == fleet, k.model == model, k.number == SEALED)
+    with store.read() as connection:
+        return list(connection.execute(query.order_by(k.at_ns)).scalars())
+
+
+def count_sealed_look(
+    connection: Connection, fleet: str, model: str, what: str, now_ns: int
+) -> None:
+    """Count a look at the sealed recordings within the caller's transaction."""
+    count_look(connection, fleet, model, SEALED, what, now_ns)

@@ -1,4 +1,5 @@
-"""Who did what at the console, when and from where: written by the console, read by administrators.
+"""Who did what, when and from where: written by the console, and by training for a look at a sealed
+set; read by administrators.
 
 Any thread. All raise RetryLater where the database is away.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from fieldloop_store.engine import Store
 from fieldloop_store.schema import console_audit
@@ -19,7 +20,12 @@ DETAIL_TEXT_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class TrailRow:
-    """One action. `via` is session, token, hook or system; `outcome` done, refused or failed."""
+    """One action.
+
+    Attributes:
+        via: session, token, hook, command or system.
+        outcome: done, refused or failed.
+    """
 
     id: int
     at_ns: int
@@ -48,13 +54,33 @@ def note_action(
 ) -> None:
     """Write one entry. What is too long is cut: no text keeps an action from being noted."""
     with store.begin() as connection:
-        connection.execute(
-            insert(console_audit).values(
-                at_ns=at_ns, actor=_cut(actor), via=via, address=address[:64],
-                fleet=fleet and fleet[:63], action=action, target=_cut(target), outcome=outcome,
-                detail={k: _cut(v, DETAIL_TEXT_MAX) for k, v in (detail or {}).items()},
-            )
+        note_within(
+            connection, at_ns=at_ns, actor=actor, via=via, address=address, action=action,
+            target=target, fleet=fleet, outcome=outcome, detail=detail,
         )  # fmt: skip
+
+
+def note_within(
+    connection: Connection,
+    *,
+    at_ns: int,
+    actor: str,
+    via: str,
+    address: str,
+    action: str,
+    target: str = "",
+    fleet: str | None = None,
+    outcome: str = "done",
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """The same within the caller's transaction, with what it tells of."""
+    connection.execute(
+        insert(console_audit).values(
+            at_ns=at_ns, actor=_cut(actor), via=via, address=address[:64],
+            fleet=fleet and fleet[:63], action=action, target=_cut(target), outcome=outcome,
+            detail={k: _cut(v, DETAIL_TEXT_MAX) for k, v in (detail or {}).items()},
+        )
+    )  # fmt: skip
 
 
 def trail(

@@ -2,9 +2,13 @@
 
 Faults are those that people confirmed, and simulated ones laid over healthy held-out recordings
 (`superposed`), so that there is something to detect where nothing ever failed. A fault is an event:
-it is detected when the alarm stands in any of its windows. All is by the fleet's threshold; what a
-machine's own calibration adds is measured on the machine. Float model, baseline and champion see
+it is detected when the alarm stands in any of its windows. Float model, baseline and champion see
 the same windows.
+
+Where the manifest has each machine find its own threshold, that is what judges here as well: each
+candidate's rule is applied to its own scores of the machine's calibration windows, as the device
+does in commissioning. A machine with fewer than `MACHINE_WINDOWS_MIN` of them is judged by the
+fleet's threshold.
 """
 
 from __future__ import annotations
@@ -15,13 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop_contract.manifest import AlarmRule, Manifest
-from fieldloop_models.recipe import AnomalyRecipe, Scores
+from fieldloop_contract.manifest import AlarmRule, CalibrationRule, Manifest
+from fieldloop_models.recipe import AnomalyRecipe, Decision, Scores
+from fieldloop_scoring import calibrating
 from fieldloop_training.baseline import Hotelling
 from fieldloop_training.candidates import Champion, Made, Measured, independent_units
 from fieldloop_training.context import Context
 from fieldloop_training.edge import EdgeScores, score_on_edge
 from fieldloop_training.evaluation import area_under_curve, raised
+from fieldloop_training.forecasts import forecast_errors
 from fieldloop_training.gates import FAULTS, HEALTHY, KNOWN, UNITS_MIN, Bound, Evidence, judge
 from fieldloop_training.preparing import Prepared
 from fieldloop_training.splits import Use
@@ -31,6 +37,8 @@ from fieldloop_training.superposed import KINDS, SEVERITIES, superpose
 RECORDINGS_MAX = 24
 """Healthy recordings that faults are laid over."""
 EVENT_WINDOWS_MAX = 24
+MACHINE_WINDOWS_MIN = 32
+"""Calibration windows of a machine from which it has a threshold of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +122,32 @@ def measure(
         RejectedInput: the baseline's scores carry no threshold.
     """
     events = gather(prepared, context.options.seed)
-    edge = score_on_edge(made.manifest, made.model, events.samples)
-    floats = score_on_edge(made.float_manifest, made.float_model, events.samples)
-    scores = {"int8": edge.scores, "float": floats.scores}
-    alarm = {
-        "int8": _alarms(made.manifest, edge, events),
-        "float": _alarms(made.float_manifest, floats, events),
-    }
-    plain = Hotelling(prepared.dataset.samples[prepared.where(Use.FIT)])
-    kept = plain.scores(prepared.dataset.samples[prepared.where(Use.CALIBRATION)])
-    decided = recipe.decide(calibration_scores(prepared, kept))
-    scores["baseline"] = plain.scores(events.samples)
-    rule = decided.alarm or AlarmRule()
-    alarm["baseline"] = raised(scores["baseline"], events.event, decided.threshold, rule)
+    bench = _Bench.of(prepared, events)
+    edge = bench.score(made.manifest, made.model)
+    floats = bench.score(made.float_manifest, made.float_model)
+    said = {"int8": (made.manifest, edge), "float": (made.float_manifest, floats)}
     if champion is not None and not champion.note:
-        said = score_on_edge(champion.manifest, champion.model, events.samples)
-        scores["champion"] = said.scores
-        alarm["champion"] = _alarms(champion.manifest, said, events)
-    evidence = _evidence(context, prepared, made, champion, events, alarm, edge)
+        said["champion"] = champion.manifest, bench.score(champion.manifest, champion.model)
+    scores = {name: bench.of_events(each.scores) for name, (_, each) in said.items()}
+    above = {name: bench.thresholds(m, each.scores) for name, (m, each) in said.items()}
+    rules = {name: m.outputs[0].alarm for name, (m, _) in said.items()}
+    plain = Hotelling(prepared.dataset.samples[prepared.where(Use.FIT)])
+    kept = plain.scores(bench.samples)
+    learnt = plain.scores(prepared.dataset.samples[prepared.where(Use.CALIBRATION)])
+    decided = recipe.decide(calibration_scores(prepared, learnt))
+    scores["baseline"] = bench.of_events(kept)
+    above["baseline"] = bench.thresholds(decided, kept)
+    rules["baseline"] = decided.alarm
+    alarm = {
+        name: raised(scores[name], events.event, above[name], rules[name] or AlarmRule())
+        for name in scores
+    }
+    healthy = ~events.faulty[events.event]
+    errors = forecast_errors(
+        events.samples[healthy], events.recording[events.event][healthy],
+        {name: (m, bench.of_events(each.outputs)[healthy]) for name, (m, each) in said.items()},
+    )  # fmt: skip
+    evidence = _evidence(context, prepared, made, champion, events, alarm, edge, errors)
     verdict = judge(evidence)
     return Measured(
         metrics={k: _figures(events, scores[k], alarm[k]) for k in scores},
@@ -145,23 +161,90 @@ def measure(
             "memory_bytes": edge.memory_bytes,
             "runtime": edge.runtime,
             "detected": _by_kind(events, alarm["int8"]),
+            "recent": _recent(prepared, events, scores, above),
         },
         drawn={
-            "scores": edge.scores, "float": floats.scores, "faulty": events.faulty[events.event],
+            "scores": scores["int8"], "float": scores["float"], "faulty": ~healthy,
             "threshold": made.manifest.outputs[0].threshold,
         },
     )  # fmt: skip
 
 
-def _alarms(manifest: Manifest, said: EdgeScores, events: Events) -> NDArray[np.bool_]:
-    output = manifest.outputs[0]
-    assert output.threshold is not None
-    return raised(said.scores, events.event, output.threshold, output.alarm or AlarmRule())
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What every candidate scores: the events, and the windows that commission the machines.
+
+    Attributes:
+        samples: float32[n, window_samples, channels], those of the events first.
+        count: windows of the events.
+        machine: int64[n], machine of each window.
+    """
+
+    samples: NDArray[np.float32]
+    count: int
+    machine: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, prepared: Prepared, events: Events) -> _Bench:
+        quiet = prepared.where(Use.CALIBRATION) & prepared.is_healthy()
+        machines = [events.machine[events.event], prepared.machine_numbers()[quiet]]
+        samples = np.concatenate([events.samples, prepared.dataset.samples[quiet]])
+        return cls(samples, len(events.samples), np.concatenate(machines))
+
+    def score(self, manifest: Manifest, model: bytes) -> EdgeScores:
+        return score_on_edge(manifest, model, self.samples)
+
+    def of_events(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values[: self.count]
+
+    def thresholds(
+        self, stated: Manifest | Decision, scores: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Threshold of each window of the events, its machine's where it has one: float64[n]."""
+        whole = stated.outputs[0].threshold if isinstance(stated, Manifest) else stated.threshold
+        assert whole is not None
+        mine = self.of_events(self.machine)
+        found = np.full(self.count, whole, np.float64)
+        for machine in np.unique(mine):
+            seen = scores[self.count :][self.machine[self.count :] == machine]
+            found[mine == machine] = machine_threshold(whole, stated.calibration, seen)
+        return found
+
+
+def machine_threshold(
+    fleet: float, rule: CalibrationRule | None, scores: NDArray[np.float64]
+) -> float:
+    """What a machine is judged by: its own threshold, as its device finds it, or the fleet's.
+
+    Args:
+        scores: float64[n] of the machine's calibration windows in their order; NaN is left out.
+    """
+    seen = scores[np.isfinite(scores)]
+    if rule is None or len(seen) < min(MACHINE_WINDOWS_MIN, rule.windows):
+        return fleet
+    return calibrating.fit(seen[: rule.windows].tolist(), rule).threshold
+
+
+def _recent(
+    prepared: Prepared,
+    events: Events,
+    scores: dict[str, NDArray[np.float64]],
+    above: dict[str, NDArray[np.float64]],
+) -> dict[str, float]:
+    """How often model and champion are on two sides of their thresholds, on recent health."""
+    if "champion" not in scores:
+        return {}
+    frozen = np.unique(prepared.recordings[prepared.is_frozen()])
+    chosen = ~events.faulty[events.event] & ~np.isin(events.recording[events.event], frozen)
+    if not chosen.any():
+        return {}
+    mine, theirs = ((scores[c] > above[c])[chosen] for c in ("int8", "champion"))
+    return {"disagreement": float((mine != theirs).mean()), "windows": float(chosen.sum())}
 
 
 def _evidence(
     context: Context, prepared: Prepared, made: Made, champion: Champion | None, events: Events,
-    alarm: dict[str, NDArray[np.bool_]], edge: EdgeScores,
+    alarm: dict[str, NDArray[np.bool_]], edge: EdgeScores, errors: Trials | None,
 ) -> Evidence:  # fmt: skip
     units, unit = independent_units(events.machine, events.recording, "machines", UNITS_MIN)
     windows = ~events.faulty[events.event]
@@ -196,6 +279,7 @@ def _evidence(
         replaced_by_hand=context.options.replace_champion,
         looks=prepared.frozen.looks if prepared.frozen else 0,
         unit=unit,
+        errors=errors,
     )  # fmt: skip
 
 

@@ -22,6 +22,9 @@ from fieldloop_training.slices import masks
 from fieldloop_training.splits import Use
 from fieldloop_training.statistics import Trials
 
+UNSEEN = "devices never seen"
+"""Slice of the devices that were held out whole."""
+
 
 def measure(
     context: Context, prepared: Prepared, made: Made, champion: Champion | None
@@ -61,11 +64,15 @@ def measure(
         parts = {FROZEN: frozen, RECENT: ~frozen}
         sets |= {name: trials.where(mask) for name, mask in parts.items() if mask.any()}
     names = [s for s, out in zip(prepared.slices(), held, strict=True) if out]
+    slices = {name: trials.where(mask) for name, mask in masks(names).items()}
+    unseen = prepared.is_unseen()[held]
+    if unseen.any():
+        slices[UNSEEN] = trials.where(unseen)
     limits = made.manifest.limits
     evidence = Evidence(
         task="classification",
         sets=sets,
-        slices={name: trials.where(mask) for name, mask in masks(names).items()},
+        slices=slices,
         agreement=float((named["int8"] == named["float"]).mean()),
         bounds=[
             Bound("size", len(made.model), context.options.bytes_max, "bytes"),
@@ -91,9 +98,22 @@ def measure(
             "runtime": edge.runtime,
             "confusion": confusion(named["int8"], wanted, labels),
             "recent": recent,
+            "unseen": _unseen(slices.get(UNSEEN), prepared.device_numbers()[held][unseen]),
         },
         drawn={"probabilities": edge.outputs, "float": floats.outputs, "wanted": wanted},
     )
+
+
+def _unseen(trials: Trials | None, devices: NDArray[np.int64]) -> dict[str, float]:
+    """Accuracy on devices that were held out whole; empty where there are none."""
+    if trials is None:
+        return {}
+    return {
+        "accuracy": float(trials.values["int8"].mean()),
+        "baseline": float(trials.values["baseline"].mean()),
+        "devices": float(len(np.unique(devices))),
+        "windows": float(len(devices)),
+    }
 
 
 def _named(outputs: NDArray[np.float32], own: list[str], labels: list[str]) -> NDArray[np.int64]:

@@ -273,6 +273,29 @@ def recall(
     _out.print(f"{len(gone)} versions recalled; the dataset trains nothing from now on")
 
 
+@app.command()
+def sealed(
+    model: Annotated[str, typer.Argument(help="name of the model")],
+    version: Annotated[int, typer.Argument(help="its version")],
+    by: Annotated[str, typer.Option(help="who looks")],
+    reason: Annotated[str, typer.Option(help="why, for the audit")],
+    again: Annotated[bool, typer.Option("--again", help="although it was looked at")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look once at how good a version is on the sealed recordings; counted, and in the audit."""
+    from fieldloop_training.sealed import look  # noqa: PLC0415 - with the dataset's file format
+
+    with _store() as (store, settings):
+        told = look(
+            store, settings.fleet, model, version, by=by, reason=reason, insist=again,
+            now_ns=time.time_ns(),
+        )  # fmt: skip
+    if as_json:
+        _show(told.to_object())
+    else:
+        _out.print(told.words, highlight=False)
+
+
 @app.command("import")
 def bring(
     model: Annotated[Path, typer.Argument(help="a .tflite file")],

@@ -60,21 +60,26 @@ def pick_golden(wanted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def raised(
-    scores: NDArray[np.float64], recordings: NDArray[np.int64], threshold: float, rule: AlarmRule
+    scores: NDArray[np.float64],
+    recordings: NDArray[np.int64],
+    threshold: float | NDArray[np.float64],
+    rule: AlarmRule,
 ) -> NDArray[np.bool_]:
     """Whether the alarm stands after each window, by the device's rule: bool[n].
 
     Args:
         scores: float64[n], in order of time within a recording; NaN moves nothing.
         recordings: int64[n]; the alarm begins anew in each.
+        threshold: one, or float64[n], that of each window's machine.
     """
+    each = np.broadcast_to(np.asarray(threshold, np.float64), scores.shape)
     out = np.zeros(len(scores), np.bool_)
     state, before = Alarm(), -1
     for index, (score, recording) in enumerate(zip(scores, recordings, strict=True)):
         if recording != before:
             state, before = Alarm(), recording
         if np.isfinite(score):
-            state = alarms.step(state, float(score), threshold, rule)
+            state = alarms.step(state, float(score), float(each[index]), rule)
         out[index] = state.raised
     return out
 

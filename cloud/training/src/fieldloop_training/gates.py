@@ -33,6 +33,8 @@ INT8_MARGIN = 0.02
 """How much of its figure a model may lose in the conversion."""
 AGREEMENT_MIN = 0.95
 """Share of trials on which the converted file and the float model have to decide alike."""
+ERROR_MARGIN = 0.05
+"""By what share of the other's error a forecast may be worse, after conversion or than before."""
 LOOKS_MAX = 50
 """A frozen set that was looked at more often than this decides nothing any more."""
 
@@ -40,6 +42,8 @@ Outcome = Literal["passed", "failed", "insufficient evidence"]
 Conclusion = Literal["approved", "rejected", "insufficient evidence"]
 HELD, FROZEN, RECENT = "held-out", "frozen", "recent"
 HEALTHY, FAULTS, KNOWN = "healthy", "faults", "known faults"
+PERSISTENCE = "persistence"
+"""The forecast that nothing changes, which one that is worth anything beats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Evidence:
     `majority` (the commonest training label).
 
     Attributes:
-        task: `classification` or `anomaly`.
+        task: `classification`, `anomaly` or `regression`; the last is judged by `errors` alone.
         sets: a classification has `held-out`, and where there is a champion the parts `frozen` and
             `recent` of it; an anomaly model `healthy` (no alarm is right), `faults` (an alarm is
             right) and, where there are any, `known faults`, which is frozen.
@@ -72,6 +76,8 @@ class Evidence:
         bounds: size, latency, memory, false alarms.
         looks: how often the frozen set was looked at before.
         unit: what the units are, in the plural.
+        errors: of a forecast, on healthy held-out windows by recording: each candidate's error in a
+            window, and that of `PERSISTENCE`; less is better.
     """
 
     task: str
@@ -83,11 +89,13 @@ class Evidence:
     replaced_by_hand: bool = False
     looks: int = 0
     unit: str = "recordings"
+    errors: Trials | None = None
 
     @property
     def champion(self) -> bool:
         """Whether there is a champion that was scored on the same trials."""
-        return any("champion" in trials.values for trials in self.sets.values())
+        sets = [*self.sets.values(), *([self.errors] if self.errors else [])]
+        return any("champion" in trials.values for trials in sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +146,16 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Apply all gates."""
     e = evidence
-    if e.task == "anomaly":
+    if e.task == "regression":
+        learned, against = _forecasts(e), _forecast_champion(e) or [_no_champion(e)]
+        gates = [learned, _forecast_conversion(e), *against]
+    elif e.task == "anomaly":
         learned, against = _detects(e), _anomaly_champion(e)
+        if e.errors is not None:
+            against += _forecast_champion(e)
         gates = [learned, _conversion(e, (HEALTHY, FAULTS)), _anomaly_baseline(e), *against]
+        if e.errors is not None:
+            gates += [_forecasts(e), _forecast_conversion(e)]
     else:
         learned, against = _learned(e), _champion(e)
         gates = [learned, _conversion(e, (HELD,)), _baseline(e), *against]
@@ -149,7 +164,7 @@ def judge(evidence: Evidence) -> Verdict:
     if any(g.outcome == "failed" for g in gates):
         return Verdict("rejected", gates)
     # Of an anomaly model one side alone shows nothing: few alarms are easy without detection.
-    enough = all if e.task == "anomaly" else any
+    enough = any if e.task == "classification" else all
     shown = learned.outcome == "passed" and enough(g.outcome == "passed" for g in against)
     return Verdict("approved" if shown else "insufficient evidence", gates)
 
@@ -309,6 +324,47 @@ def _anomaly_champion(e: Evidence) -> list[Gate]:
         words = f"finds {after:.0f} of {len(known.units)} known faults, the champion {before:.0f}"
         gates.append(Gate("known faults", "passed" if after >= before else "failed", words))
     return gates
+
+
+def _forecasts(e: Evidence) -> Gate:
+    """Foretells better than that nothing changes; else its residuals are the signal itself."""
+    if e.errors is None or not len(e.errors.units):
+        return Gate("forecast", "failed", "nothing was held out to foretell")
+    gain = paired(e.errors, PERSISTENCE, "int8", "recordings")
+    words = f"error less than that of persistence by {gain}"
+    if gain.high < 0:
+        return Gate("forecast", "failed", words)
+    few = gain.units < UNITS_MIN or gain.low <= 0
+    return Gate("forecast", "insufficient evidence" if few else "passed", words)
+
+
+def _forecast_conversion(e: Evidence) -> Gate:
+    """The converted file's error against the float model's."""
+    if e.errors is None or not len(e.errors.units):
+        return Gate("forecast int8", "failed", "nothing was held out to foretell")
+    after, before = e.errors.share("int8"), e.errors.share("float")
+    good = after <= (1 + ERROR_MARGIN) * before
+    words = f"error converted {after:.4g}, float {before:.4g} (margin {ERROR_MARGIN:.0%})"
+    return Gate("forecast int8", "passed" if good else "failed", words)
+
+
+def _forecast_champion(e: Evidence) -> list[Gate]:
+    """The champion's error less this one's, paired by recording.
+
+    The least difference of two errors is beyond its interval, so within the margin it passes.
+    """
+    if e.errors is None or "champion" not in e.errors.values:
+        return []
+    gain, name = paired(e.errors, "champion", "int8", "recordings"), "champion, forecast"
+    if gain.units < UNITS_MIN:
+        return [Gate(name, "insufficient evidence", f"too few recordings: {gain}")]
+    within = gain.low >= -ERROR_MARGIN * e.errors.share("champion")
+    if gain.difference >= 0 or within:
+        return [Gate(name, "passed", f"no larger error than the champion's: less by {gain}")]
+    if gain.high < 0:
+        return [Gate(name, "failed", f"a larger error than the champion's: less by {gain}")]
+    words = f"perhaps a larger error than the champion's: less by {gain}"
+    return [Gate(name, "insufficient evidence", words)]
 
 
 def _bound(bound: Bound) -> Gate:

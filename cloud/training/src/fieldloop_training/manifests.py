@@ -90,12 +90,14 @@ def model_card(
     metrics: Mapping[str, Mapping[str, float]],
     verdict: Verdict,
     plots: Sequence[str],
+    unseen: Mapping[str, float] | None = None,
 ) -> str:
     """The model card as Markdown: the recipe's part, the data, the figures, the gates.
 
     Args:
         words: how the threshold came about, or "".
         plots: names of the run's plots.
+        unseen: figures on devices that were held out whole; None or empty where there are none.
     """
     devices = summary["windows_by_device"]
     columns = sorted({k for figures in metrics.values() for k in figures})
@@ -123,8 +125,7 @@ def model_card(
             for what, m in metrics.items()
         ),
         "",
-        "What is held out is of the same devices as what was learnt; a device that was never seen "
-        "may do worse.",
+        _on_unseen(unseen),
         "",
         "## Gates",
         "",
@@ -138,6 +139,18 @@ def model_card(
         "",
     ]
     return "\n".join(lines)[:CARD_CHARS_MAX]
+
+
+def _on_unseen(unseen: Mapping[str, float] | None) -> str:
+    if not unseen:
+        return (
+            "What is held out is of the same devices as what was learnt; a device that was never "
+            "seen may do worse."
+        )
+    return (
+        f"On {unseen['devices']:.0f} devices of which nothing was learnt ({unseen['windows']:.0f} "
+        f"windows): {unseen['accuracy']:.3f}, the baseline {unseen['baseline']:.3f}."
+    )
 
 
 def _figure(value: float | None) -> str:

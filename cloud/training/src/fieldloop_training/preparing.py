@@ -81,6 +81,12 @@ class Prepared:
         """int64[n], machine of each window."""
         return self._numbers([self.machine(r.device) for r in self.dataset.recordings])
 
+    def is_unseen(self) -> NDArray[np.bool_]:
+        """bool[n]: windows of devices of which nothing is used for training."""
+        devices = self.device_numbers()
+        taught = self.where(Use.FIT, Use.VALIDATION, Use.CALIBRATION)
+        return ~np.isin(devices, np.unique(devices[taught]))
+
     def machine(self, device: str) -> str:
         """The machine that a device measures."""
         return str(self.summary.get("machines", {}).get(device, device))
@@ -212,9 +218,13 @@ def _known_parts(context: Context) -> dict[str, Part]:
 
 
 def _parts(dataset: datasets.Dataset, task: str, known: dict[str, Part]) -> dict[str, Part]:
-    """The part of each recording; faults measure and never train."""
+    """The part of each recording; faults measure and never train.
+
+    A machine's threshold is its own, so for an anomaly model no device is held out whole.
+    """
     learnt = [r for r in dataset.recordings if task != ANOMALY or r.label == HEALTHY]
-    parts = assign([Labelled(r.key, r.device, r.label) for r in learnt], known)
+    items = [Labelled(r.key, r.device, r.label) for r in learnt]
+    parts = assign(items, known, whole_devices=task != ANOMALY)
     faults = {r.key for r in dataset.recordings} - {r.key for r in learnt}
     return parts | dict.fromkeys(faults, Part.HELD)
 

@@ -141,6 +141,7 @@ def _lineage(
     card = model_card(
         name=context.model, version=version, about=made.about, words=made.words, summary=summary,
         metrics=measured.metrics, verdict=measured.verdict, plots=plots,
+        unseen=measured.record.get("unseen"),
     )  # fmt: skip
     return Lineage(
         dataset=prepared.digest,

@@ -7,6 +7,11 @@ this device never shows it; there, each recording is split in time: its last qua
 and windows that reach over the border are used for nothing. What a recording once was it stays, so
 that a later model is never compared with an earlier one on what only one of the two has seen.
 
+With `DEVICES_FROM` devices or more, one in `DEVICE_ONE_IN` is held out whole: all that it recorded,
+now and later. What a model is worth on a device that it never saw shows nowhere else. Only a device
+of which nothing was trained on yet can become one, and only where each of its labels is left on
+other devices.
+
 Once `SEALED_FROM` whole recordings are held out, one in `SEALED_ONE_IN` of those that come later is
 sealed: nothing looks at it until the frozen set has been looked at so often that it is used up.
 """
@@ -20,6 +25,8 @@ from enum import StrEnum
 
 HELD_SHARE = 0.25
 ONE_IN = 4
+DEVICES_FROM = 12
+DEVICE_ONE_IN = 8
 SEALED_FROM = 40
 SEALED_ONE_IN = 5
 
@@ -42,16 +49,24 @@ class Labelled:
     label: str
 
 
-def assign(recordings: Sequence[Labelled], known: Mapping[str, Part]) -> dict[str, Part]:
+def assign(
+    recordings: Sequence[Labelled], known: Mapping[str, Part], *, whole_devices: bool = True
+) -> dict[str, Part]:
     """Give each recording its part.
 
     Args:
         known: parts given in earlier datasets; they stay.
+        whole_devices: whether some of many devices are held out whole.
 
     Returns:
         Part by key. Independent of the order of `recordings`.
     """
     parts = {r.key: known[r.key] for r in recordings if r.key in known}
+    if whole_devices:
+        apart = _devices_apart(recordings, known)
+        fresh_apart = (r.key for r in recordings if r.device in apart)
+        parts.update((key, Part.HELD) for key in fresh_apart if key not in parts)
+        recordings = [r for r in recordings if r.device not in apart]
     groups: dict[tuple[str, str], list[str]] = {}
     for recording in recordings:
         groups.setdefault((recording.device, recording.label), []).append(recording.key)
@@ -71,6 +86,28 @@ def assign(recordings: Sequence[Labelled], known: Mapping[str, Part]) -> dict[st
         lot = [k for k in fresh_held if _rank(k)[-1] % SEALED_ONE_IN == 0]
         parts.update((k, Part.SEALED) for k in lot)
     return parts
+
+
+def _devices_apart(recordings: Sequence[Labelled], known: Mapping[str, Part]) -> set[str]:
+    """The devices that are held out whole: those of earlier datasets, and as many as are due."""
+    labels: dict[str, set[str]] = {}
+    before: dict[str, set[Part]] = {}
+    for r in recordings:
+        labels.setdefault(r.device, set()).add(r.label)
+        before.setdefault(r.device, set())
+        if r.key in known:
+            before[r.device].add(known[r.key])
+    untaught = {d for d, parts in before.items() if parts <= {Part.HELD, Part.SEALED}}
+    # Where recordings are held out one by one, some of the same device are always trained on.
+    apart = {d for d in untaught if before[d]}
+    wanted = len(labels) // DEVICE_ONE_IN if len(labels) >= DEVICES_FROM else 0
+    for device in sorted(untaught - apart, key=_rank):
+        if len(apart) >= wanted:
+            break
+        rest = [labels[d] for d in labels if d not in apart and d != device]
+        if labels[device] <= set().union(*rest):
+            apart.add(device)
+    return apart
 
 
 def _rank(key: str) -> bytes:

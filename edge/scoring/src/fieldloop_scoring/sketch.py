@@ -159,21 +159,27 @@ class Sketch:
     def psi(self) -> NDArray[np.float64]:
         """Population stability index by channel, float64[channels]; 0 where nothing was counted.
 
-        What lies outside the range counts with the outermost bins. Half a count is added to each
-        bin (Jeffreys' prior), so that an empty one does not make it infinite. Bins that ties in the
-        reference made empty (equal edges) are joined to the next.
+        What lies outside the range counts with the outermost bins, unless the outermost bin is a
+        single value: there what lies beyond is a bin of its own, so that a channel that was
+        constant in the reference drifts when it starts to move. Half a count is added to each bin
+        (Jeffreys' prior), so that an empty one does not make it infinite; of a bin beyond, the
+        reference has nothing but that. Bins that ties in the reference made empty (equal edges) are
+        joined to the next.
         """
         result = np.zeros(len(self.counts))
         for channel, edges in enumerate(self.reference.edges):
-            counts = self.counts[channel, 1 : BINS + 1].astype(np.float64)
-            counts[0] += self.counts[channel, 0]
-            counts[-1] += self.counts[channel, BINS + 1]
-            if not counts.sum():
+            counts = self.counts[channel, : BINS + 2].astype(np.float64)
+            total = counts.sum()
+            if not total:
                 continue
-            group = np.concatenate([[0], np.cumsum(np.diff(edges[:-1]) > 0)])
+            below, above = edges[0] == edges[1], edges[-2] == edges[-1]
+            inner = np.cumsum(np.concatenate([[below], np.diff(edges[:-1]) > 0]))
+            group = np.concatenate([[0], inner, [inner[-1] + above]]).astype(np.intp)
             live = np.bincount(group, weights=counts)
-            bins = np.bincount(group).astype(np.float64)
-            p = (live + 0.5 * bins) / (live.sum() + 0.5 * BINS)
-            q = bins / BINS
+            bins = np.bincount(group[1:-1], minlength=len(live)).astype(np.float64)
+            prior = 0.5 * np.where(bins > 0, bins, 1.0)
+            p = (live + prior) / (total + prior.sum())
+            beyond = np.where(bins > 0, 0.0, prior / (total + prior.sum()))
+            q = np.where(bins > 0, bins / BINS * (1 - beyond.sum()), beyond)
             result[channel] = float(((p - q) * np.log(p / q)).sum())
         return result
