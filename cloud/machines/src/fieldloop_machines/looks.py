@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.manifest import AlarmRule, Manifest
-from fieldloop_machines.naming import name
+from fieldloop_machines.naming import Named, name
 from fieldloop_scoring.regimes import Regimes
 from fieldloop_store import commissionings
 from fieldloop_store.engine import Store
@@ -26,6 +26,8 @@ LOOK_BACK_NS = 86_400 * 10**9
 RESULTS_MAX = 20_000
 POINTS, FRAMES_AT_POINT = 8, 8
 FRAMES_OF_WINDOW = 8
+RAN_MIN = 8
+"""Frames of a running machine from which something is said of a span."""
 Samples = list[NDArray[np.float32]]
 
 
@@ -46,6 +48,45 @@ def looks_like(
     now = _alarmed(store, fleet, device, slot, stream, t_ns, data, manifest)
     found = name(healthy, now, manifest.inputs[0].rate_hz, shaft_hz)
     return asdict(found)
+
+
+def machine_looks_like(
+    store: Store, fleet: str, record: Calibration, t0_ns: int, t1_ns: int, *,
+    shaft_hz: float | None = None,
+) -> Named | None:  # fmt: skip
+    """What a machine looks like over a span, beside its commissioning, whatever its model says.
+
+    None where it is not known: no manifest, or too little signal of a running machine. A sensor
+    that stands still is told whether the machine seems to run or not: one that is stopped is still
+    heard a little.
+    """
+    manifest = find_manifest(store, record.model.digest)
+    if manifest is None or len(manifest.inputs) != 1:
+        return None
+    rule = Regimes.of(manifest)
+    step_ns = max(1, (t1_ns - t0_ns) // POINTS)
+    everything: Samples = []
+    for point in range(POINTS):
+        at_ns = t0_ns + point * step_ns
+        for chosen in (False, True):
+            rows = frames_between(
+                store, fleet, device=record.device, stream=record.stream, t0_ns=at_ns,
+                t1_ns=at_ns + step_ns, chosen=chosen,
+            )  # fmt: skip
+            part = [row.frame.array() for row in islice(rows, FRAMES_AT_POINT)]
+            if part:
+                everything += part
+                break
+    healthy = _healthy(store, fleet, record, record.stream, manifest)
+    rate_hz = manifest.inputs[0].rate_hz
+    found = name(healthy, everything, rate_hz, shaft_hz)
+    if found.kind == "sensor":
+        return found
+    ran = [
+        x for x in everything
+        if rule is None or rule.running(rule.level(x), was_running=False)
+    ]  # fmt: skip
+    return name(healthy, ran, rate_hz, shaft_hz) if len(ran) >= RAN_MIN else None
 
 
 def _healthy(

@@ -10,6 +10,8 @@ nothing is learnt from it.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,19 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["sensor", "load", "bearing", "unknown"]
-BANDS = 16
+BANDS = 10
+"""Geometric ones, up to half the rate; the shaft's orders are bands of their own below them."""
+ORDERS = 5
 SAMPLES_MIN = 64
 """A stretch that is shorter has no spectrum to speak of."""
 FLAT_SHARE = 1e-4
 """Of the healthy standard deviation: below, a channel does not move at all."""
 SPREAD_MIN = 0.1
 """Least spread of a band's log power that a change is measured in."""
-LEVEL_MIN = 4.0
+LEVEL_MIN = 3.0
 """A change, in spreads, below which nothing is named."""
 LOW_SHARE = 1 / 16
 """Of the sample rate: where the shaft's low orders end, when nobody says how fast it turns."""
-LOW_ORDERS = 5.0
-"""The same in orders of the shaft, where its speed is on the nameplate (`shaft_hz`)."""
+LOWEST_SHARE = 1 / 128
+"""Of the sample rate: the lowest frequency that is looked at then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +74,18 @@ def name(
         which = ", ".join(str(c) for c in np.flatnonzero(flat).tolist())
         stands = float(np.median([x[:, flat].mean() for x in after]))
         return Named("sensor", f"the sensor is lost: channel {which} stands still at {stands:.3g}")
-    reference = np.stack([_powers(x, rate_hz) for x in before])
-    seen = np.stack([_powers(x, rate_hz) for x in after])
+    bands = _bands(rate_hz, shaft_hz)
+    reference = np.stack([_powers(x, rate_hz, bands) for x in before])
+    seen = np.stack([_powers(x, rate_hz, bands) for x in after])
     middle = np.median(reference, axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(reference - middle), axis=0), SPREAD_MIN)
     levels = (np.median(seen, axis=0) - middle) / spread
     channel, band = np.unravel_index(int(np.argmax(np.abs(levels))), levels.shape)
-    level, hz = float(levels[channel, band]), float(_centres(rate_hz)[band])
+    level, hz = float(levels[channel, band]), math.sqrt(bands[band][0] * bands[band][1])
     if abs(level) < LEVEL_MIN:
         return Named("unknown", "no part of the spectrum stands out", hz, level)
-    ends_hz = LOW_ORDERS * shaft_hz if shaft_hz else LOW_SHARE * rate_hz
     times = float(np.exp(np.median(seen[:, channel, band]) - middle[channel, band]))
-    if hz <= ends_hz:
+    if hz <= ((ORDERS + 0.5) * shaft_hz if shaft_hz else LOW_SHARE * rate_hz):
         words = f"load, speed or alignment changed: {times:.2g} times the power near {hz:.0f} Hz"
         return Named("load", words, hz, level)
     if level > 0:
@@ -90,27 +94,28 @@ def name(
     return Named("unknown", f"the power near {hz:.0f} Hz fell to {times:.2g}", hz, level)
 
 
-def _edges(rate_hz: float) -> NDArray[np.float64]:
-    return np.geomspace(rate_hz / 128, rate_hz / 2, BANDS + 1)
+def _bands(rate_hz: float, shaft_hz: float | None) -> list[tuple[float, float]]:
+    """Bands in Hz: each order of the shaft, wide enough for its speed to vary, then geometric."""
+    bands: list[tuple[float, float]] = []
+    lowest_hz = LOWEST_SHARE * rate_hz
+    if shaft_hz and (ORDERS + 0.5) * shaft_hz < rate_hz / 4:
+        bands = [((k - 0.5) * shaft_hz, (k + 0.5) * shaft_hz) for k in range(1, ORDERS + 1)]
+        lowest_hz = bands[-1][1]
+    edges = np.geomspace(lowest_hz, rate_hz / 2, BANDS + 1).tolist()
+    return bands + list(itertools.pairwise(edges))
 
 
-def _centres(rate_hz: float) -> NDArray[np.float64]:
-    edges = _edges(rate_hz)
-    return np.sqrt(edges[:-1] * edges[1:])
-
-
-def _powers(x: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
-    """Log power by channel and band: float64[channels, BANDS]."""
+def _powers(
+    x: NDArray[np.float64], rate_hz: float, bands: Sequence[tuple[float, float]]
+) -> NDArray[np.float64]:
+    """Log power by channel and band: float64[channels, bands]."""
     window = np.hanning(len(x))[:, None]
     spectrum = np.square(np.abs(np.fft.rfft((x - x.mean(axis=0)) * window, axis=0)))
     hz = np.fft.rfftfreq(len(x), 1 / rate_hz)
-    edges = _edges(rate_hz)
-    powers = np.full((x.shape[1], BANDS), 1e-20)
-    for band in range(BANDS):
-        inside = (hz >= edges[band]) & (hz < edges[band + 1])
+    powers = np.full((x.shape[1], len(bands)), 1e-20)
+    for number, (low_hz, high_hz) in enumerate(bands):
+        inside = (hz >= low_hz) & (hz < high_hz)
         if not inside.any():  # a short stretch resolves no such band: the nearest line speaks
-            inside = (
-                np.abs(hz - _centres(rate_hz)[band]) == np.abs(hz - _centres(rate_hz)[band]).min()
-            )
-        powers[:, band] += spectrum[inside].sum(axis=0)
+            inside[np.argmin(np.abs(hz - math.sqrt(low_hz * high_hz)))] = True
+        powers[:, number] += spectrum[inside].sum(axis=0)
     return np.asarray(np.log(powers))
