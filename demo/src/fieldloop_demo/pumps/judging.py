@@ -1,9 +1,9 @@
 """On which day would each published model have raised the alarm, had it been there from the start?
 
 The windows of the pump with the fault are scored by each version's own file in the edge runtime.
-Its threshold is the one that the loop gave it: the first version's is the record that was armed, a
-later one's is derived, by the device's rule, from the windows of that commissioning. Pure but for
-the runtime. One thread.
+Its threshold is the one that the loop gave it: the record that a person armed is of one version;
+the others' follow from it and from the windows of that commissioning, by the device's own rule.
+Pure but for the runtime. One thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.manifest import MODEL_FILE, AlarmRule, Manifest
+from fieldloop_inference.deriving import as_sensitive
 from fieldloop_scoring import alarms
 from fieldloop_scoring.calibrating import fit
 from fieldloop_scoring.regimes import Regimes
@@ -43,7 +45,7 @@ def detect(
     windows: Sequence[NDArray[np.float32]],
     days: NDArray[np.float64],
     *,
-    armed: float | None,
+    armed: Calibration,
     commissioned: tuple[float, float],
     onset_day: float,
 ) -> Detection:
@@ -51,7 +53,7 @@ def detect(
 
     Args:
         windows: float32[n, channels] each, in order; `days` are their times.
-        armed: threshold of the record that a person armed for this very version.
+        armed: the record that a person armed, of this version or of another one.
         commissioned: days of the commissioning's first and last window.
     """
     scorer = Scorer(manifest, open_runner(files[MODEL_FILE]))
@@ -63,10 +65,10 @@ def detect(
         scored = scorer.score(windows[i])
         scores[i] = np.nan if scored.score is None else scored.score
     known = np.isfinite(scores)
-    threshold = armed
-    if threshold is None:
-        rule = manifest.calibration
-        assert rule is not None
+    threshold = armed.threshold
+    if armed.model.digest != manifest.ref().digest:
+        assert manifest.calibration is not None
+        rule = as_sensitive(armed, manifest.calibration)
         inside = known & (days >= commissioned[0]) & (days <= commissioned[1])
         threshold = fit(scores[inside][: rule.windows].tolist(), rule).threshold
     state, before, day = alarms.Alarm(), 0, None

@@ -21,7 +21,7 @@ from fieldloop_training import marks, triggers
 
 MODEL, RECIPE = "pump-sound", "spectral_autoencoder"
 RETRAIN_DAYS = 10.0
-HOLD_BACK_DAYS = 7.0
+HOLD_BACK_DAYS = 14.0
 SETTINGS = {
     "window_samples": WINDOW, "hop_samples": WINDOW, "bands": 24, "hidden": 48, "latent": 6,
     "epochs": 60, "raise_count": 3, "raise_of": 5, "clear_count": 6,

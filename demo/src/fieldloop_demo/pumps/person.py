@@ -23,8 +23,8 @@ from fieldloop_store.machines import assign_stream, put_machine
 WHO = "ann"
 LOOK_DAYS = 1.0
 BUDGET_PER_WEEK = 0.25
-RUNNING_HOURS = 15.0 * COMMISSION_DAYS
-"""They stand still for up to 7 hours a night."""
+RUNNING_HOURS = 15.0 * (COMMISSION_DAYS - 2)
+"""They stand still for up to 7 hours a night; two days are for whoever arms them."""
 
 
 @dataclass(slots=True)

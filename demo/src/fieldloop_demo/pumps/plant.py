@@ -22,7 +22,7 @@ from fieldloop_ingestion.sources.machinery import (
 RATE_HZ, WINDOW, EVERY_S = 3_200.0, 512, 1_800.0
 CHANNELS: tuple[Direction, ...] = ("horizontal", "vertical")
 DAY_S = 86_400.0
-LEARN_DAYS, COMMISSION_DAYS, RUN_DAYS = 7, 11, 60
+LEARN_DAYS, COMMISSION_DAYS, RUN_DAYS = 7, 13, 60
 """Days that the maintenance people vouch for, of commissioning, and of running."""
 ARMED_DAY = LEARN_DAYS + COMMISSION_DAYS
 DAYS = ARMED_DAY + RUN_DAYS
@@ -73,7 +73,7 @@ def plant(seed: int) -> list[Pump]:
     found = []
     for number, story in enumerate(stories, start=1):
         noise = random.uniform(0.008, 0.02)
-        days = {"fault": 1, "load": random.uniform(12, 30), "sensor": random.uniform(8, 35)}
+        days = {"fault": 1.0, "load": random.uniform(12, 30), "sensor": random.uniform(8, 35)}
         at_day = ARMED_DAY + days.get(story, 0.0)
         defects = []
         if story == "fault":

@@ -251,14 +251,13 @@ class Scenario:
             row = registry.find_model(self.store, FLEET, MODEL, version)
             assert row is not None
             manifest, files = registry.load_bundle(self.store, row.digest)
-            own = record.threshold if record.model.digest == row.digest else None
             self.outcome.detections.append(
                 detect(
                     manifest,
                     files,
                     self._kept,
                     np.array(self._kept_days),
-                    armed=own,
+                    armed=record,
                     commissioned=span,
                     onset_day=pump.at_day,
                 )
