@@ -57,6 +57,8 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, normal data: sqrt(pi / 2)."""
 COHORT_DISTANCE = 6.0
 COHORT_MIN = 4
+PAUSE_HOPS_MIN = 4.0
+"""Hops between most windows from which they are taken to be apart by plan."""
 HEADROOM = 1.02
 """The threshold stays this factor above the highest healthy level seen, whatever the tail says."""
 
@@ -207,7 +209,8 @@ def pace_s(block: Block, hop_s: float) -> float:
     """
     if len(block.t0_ns) < 2:
         return hop_s
-    return max(hop_s, float(np.median(np.diff(block.t0_ns))) / 1e9)
+    step_s = float(np.median(np.diff(block.t0_ns))) / 1e9
+    return step_s if step_s > PAUSE_HOPS_MIN * hop_s else hop_s
 
 
 def _waiting(block: Block, plan: Plan) -> Assessment | None:
