@@ -2,6 +2,7 @@
 #
 #   make demo                 the whole loop on this machine, on real data (ARGS="--once --summary demo.json")
 #   make test                 the tests
+#   make pumps SEEDS=10       the demo's pumps with so many seeds, and the figures over all (long)
 #   make test-tflite          those of models, slots and crashes on the other TFLite runtime
 #   make extras               the tests of MLflow and Ray, in an environment of their own
 #   make check                lint, types, import rules, locks, generated documents
@@ -18,12 +19,13 @@ TFLITE := .venv-tflite
 TFLITE_TESTS := tests/unit/scoring/test_golden.py tests/integration/scoring tests/integration/inference tests/crash/inference --ignore=tests/integration/inference/test_signed_install.py --ignore=tests/crash/inference/test_update_lock.py
 RUNS ?= 1000
 ROWS ?= 1000000
+SEEDS ?= 10
 export UV_PYTHON_DOWNLOADS = never
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm simulate clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -117,6 +119,9 @@ lock: $(UV)
 
 bench: $(VENV)/.ready
 	@$(RUN)/python -m benchmarks $(ARGS)
+
+pumps: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_demo.pumps --seeds $(SEEDS) $(ARGS)
 
 torture: $(VENV)/.ready
 	@$(RUN)/python tests/crash/ingestion/torture.py --runs $(RUNS)

@@ -101,6 +101,14 @@ def test_a_block_with_too_many_anomalous_windows_is_refused() -> None:
     assert len(found.stretches) == 3
 
 
+def test_a_stream_that_records_now_and_then_counts_by_the_calendar() -> None:
+    values = scores(961, 11)
+    found = assess(block(values, hop_s=1_800.0), replace(PLAN, running_hours=480.0))
+    assert found.state == "ready", found.words
+    waits = assess(block(values[:240], hop_s=1_800.0), replace(PLAN, running_hours=480.0))
+    assert waits.words == "120.0 of 480.0 running hours"
+
+
 def test_a_level_that_moves_is_refused() -> None:
     values = scores(DAY + 1, 5) * np.linspace(1.0, 3.0, DAY + 1)
     found = assess(block(values), PLAN)

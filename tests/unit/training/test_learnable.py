@@ -48,6 +48,13 @@ def test_a_fault_outweighs_a_confirmation_and_a_confirmation_an_alarm():
     assert chosen(500.1, span(499, 502, "healthy"), span(500, 501, "alarm"))[0]
 
 
+def test_nothing_is_learnt_from_the_weeks_in_which_a_confirmed_fault_grew():
+    for day in (487, 499.9):
+        assert chosen(day, span(500, 501, "fault")) == (False, {"suspect": 1}), day
+    assert chosen(485, span(500, 501, "fault"))[0]
+    assert chosen(487, span(486, 488, "healthy"), span(500, 501, "fault"))[0], "somebody was there"
+
+
 def test_unknown_is_not_normal_and_idle_teaches_nothing():
     assert chosen(500.1, span(500, 501, "unknown")) == (False, {"unknown": 1})
     assert chosen(500.1, span(500, 501, "idle")) == (False, {"idle": 1})

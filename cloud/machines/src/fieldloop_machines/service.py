@@ -16,6 +16,7 @@ from fieldloop_machines.attendant import EVENTS_AT_ONCE, Attendant
 from fieldloop_machines.channels import SERVICE, channels_of
 from fieldloop_machines.outbox import send_due
 from fieldloop_machines.settings import MachinesSettings
+from fieldloop_machines.watching import watch
 from fieldloop_runtime.health import Health
 from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.life import ExitCode, Life
@@ -64,6 +65,10 @@ def serve(life: Life, settings: MachinesSettings, health: Health) -> None:
                 if time.monotonic() - assessed_s >= settings.assess_s:
                     assessed_s = time.monotonic()
                     attendant.assess(time.time_ns())
+                    watch(
+                        store, settings.fleet, journal, now_ns=time.time_ns(),
+                        span_ns=round(settings.watch_s * 1e9),
+                    )  # fmt: skip
                 send_due(store, settings.fleet, channels, journal, time.time_ns())
                 standing.set(count_open(store, settings.fleet))
                 if count >= EVENTS_AT_ONCE:

@@ -50,6 +50,11 @@ class MachinesSettings(Settings):
     assess_s: PositiveSeconds = Field(
         default=60, description="seconds between two judgements of a commissioning"
     )
+    watch_s: PositiveSeconds = Field(
+        default=43_200,
+        description="seconds between two looks at a machine's signal for another load or a lost "
+        "sensor, and the span that is looked at",
+    )
     settle_s: Annotated[float, Field(ge=0, le=60)] = Field(
         default=0, description="age of an event before it is taken; 2 with telemetry replicas"
     )

@@ -13,6 +13,7 @@ fleet's threshold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,11 @@ from fieldloop_training.edge import EdgeScores, score_on_edge
 from fieldloop_training.evaluation import area_under_curve, raised
 from fieldloop_training.forecasts import forecast_errors
 from fieldloop_training.gates import FAULTS, HEALTHY, KNOWN, UNITS_MIN, Bound, Evidence, judge
+from fieldloop_training.options import FAULT_KINDS
 from fieldloop_training.preparing import Prepared
 from fieldloop_training.splits import Use
 from fieldloop_training.statistics import Trials
-from fieldloop_training.superposed import KINDS, SEVERITIES, superpose
+from fieldloop_training.superposed import SEVERITIES, superpose
 
 RECORDINGS_MAX = 24
 """Healthy recordings that faults are laid over."""
@@ -64,8 +66,8 @@ class Events:
     kind: list[str]
 
 
-def gather(prepared: Prepared, seed: int) -> Events:
-    """Healthy held-out recordings, confirmed faults, and superposed ones."""
+def gather(prepared: Prepared, seed: int, kinds: Sequence[str] = FAULT_KINDS) -> Events:
+    """Healthy held-out recordings, confirmed faults, and superposed ones of these kinds."""
     held = prepared.where(Use.HELD)
     good, frozen = prepared.is_healthy(), prepared.is_frozen()
     machines, samples = prepared.machine_numbers(), prepared.dataset.samples
@@ -92,7 +94,7 @@ def gather(prepared: Prepared, seed: int) -> Events:
     channels = samples.shape[2]
     for turn, index in enumerate(healthy_rows):
         windows = samples[index[:EVENT_WINDOWS_MAX]]
-        for nth, (kind, severity) in enumerate((k, s) for k in KINDS for s in SEVERITIES):
+        for nth, (kind, severity) in enumerate((k, s) for k in kinds for s in SEVERITIES):
             channel = (turn + nth) % channels
             faulty = superpose(windows, kind, channel, severity, seed + turn)
             add(faulty, True, False, index[0], f"{kind} {severity:g}")
@@ -121,7 +123,7 @@ def measure(
         Isolate: the edge runtime refuses a file.
         RejectedInput: the baseline's scores carry no threshold.
     """
-    events = gather(prepared, context.options.seed)
+    events = gather(prepared, context.options.seed, context.options.simulated_faults)
     bench = _Bench.of(prepared, events)
     edge = bench.score(made.manifest, made.model)
     floats = bench.score(made.float_manifest, made.float_model)

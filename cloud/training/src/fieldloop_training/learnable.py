@@ -58,6 +58,7 @@ class HoldBack:
     period_ns: int = 14 * 24 * HOUR_NS
     before_ns: int = 24 * HOUR_NS
     after_ns: int = 24 * HOUR_NS
+    fault_before_ns: int = 14 * 24 * HOUR_NS
     machine_max: int = 20_000
 
 
@@ -116,10 +117,10 @@ def _why_not(
             confirmed |= span.t0_ns <= window.t0_ns and span.t1_ns >= window.t1_ns
         elif touches:
             signs.add(span.sign)
-        elif span.sign in ("alarm", "drift", "fault") and (
-            span.t0_ns - rule.before_ns < window.t1_ns and span.t1_ns + rule.after_ns > window.t0_ns
-        ):
-            signs.add("near")
+        elif span.sign in ("alarm", "drift", "fault"):
+            before_ns = rule.fault_before_ns if span.sign == "fault" else rule.before_ns
+            if span.t0_ns - before_ns < window.t1_ns and span.t1_ns + rule.after_ns > window.t0_ns:
+                signs.add("near")
     if "fault" in signs:
         return "fault", False
     if "idle" in signs:

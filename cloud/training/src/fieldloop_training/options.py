@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +11,8 @@ from fieldloop_contract.ids import Id, Sha256
 from fieldloop_contract.manifest import Channel, RunningWhen
 from fieldloop_contract.messages import describe
 
+FaultKind = Literal["offset", "drift", "noise", "impacts", "stuck"]
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 HEALTHY_LABELS = ("healthy", "normal", "ok", "none")
 """Labels that confirm a machine healthy; `unknown` is none of them."""
 
@@ -51,6 +53,11 @@ class RunOptions(BaseModel):
     )
     machine_windows_max: Annotated[int, Field(ge=16, le=500_000)] = Field(
         default=20_000, description="windows of one machine at most"
+    )
+    simulated_faults: Annotated[list[FaultKind], Field(min_length=1, max_length=8)] = Field(
+        default_factory=lambda: list(FAULT_KINDS),
+        description="faults laid over healthy recordings to measure detection; a sensor that has "
+        "no level, as of vibration, does without offset and drift",
     )
     running_when: RunningWhen | None = Field(
         default=None, description="when a machine runs; idle windows teach and prove nothing"

@@ -2,7 +2,8 @@
 
 Reads the retained frames of the active model's record again, cuts and scores them with the
 candidate, and makes a record of its scores; so that it knows its machine before it may alarm. Rows
-that are gone make it commission live, as a first model does. The machine counts as idle before the
+that are gone make it commission live, as a first model does. It is as sensitive as the record that
+it follows, where that one was armed. The machine counts as idle before the
 first window. Owner thread only.
 """
 
@@ -114,12 +115,27 @@ class Deriving:
         self.ended = True
         self._waiting.clear()
         if self.windows >= self.wanted:
+            rule = as_sensitive(self._base, self._rule)
             self.record = make_record(
                 self._base,
                 self._engine.ref,
                 self._used[0],
                 self._used[-1],
                 self._scores,
-                self._rule,
+                rule,
                 derived_from=self._base.digest(),
             )
+
+
+def as_sensitive(base: Calibration, rule: CalibrationRule) -> CalibrationRule:
+    """The rule by which a record is derived from another one.
+
+    Where a person's word is behind the base, the new threshold lies as many of the machine's own
+    deviations above its centre as the base's does: the fleet's factor knows neither the machine nor
+    the budget of false alarms that was asked for, and with it a new model would be deafer, or
+    louder. The model's bounds hold all the same.
+    """
+    if (base.method is None and base.derived_from is None) or base.scale <= 0:
+        return rule
+    factor = (base.threshold - base.centre) / base.scale
+    return rule.model_copy(update={"factor": factor}) if factor > 0 else rule

@@ -1,5 +1,8 @@
 """Which windows are worth their bytes: unsure, alarmed, drifting, or a random control sample.
 
+Around the moment at which an alarm is raised every window is: a capture from `before_s` before it
+to `after_s` after it, what is nearest first where the budget does not hold all.
+
 Owns the choice and the daily budget. The choice is a draw by chance, from a hash of the window's
 own place in the log: the same window is chosen again after a kill, and a cloud can recompute it.
 Each chosen window carries its reasons and the chance it had; the budget comes after the draw, so
@@ -40,6 +43,12 @@ class SampleSettings(Settings):
     control_share: _Chance = Field(
         default=0.2, description="share of the budget that only control samples may use"
     )
+    before_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=10, description="capture: seconds of signal from before an alarm was raised"
+    )
+    after_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=10, description="capture: seconds of signal from after it"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ class Choice:
     """A window that was chosen.
 
     Attributes:
-        reasons: of `alarmed`, `unsure`, `drifting`; `control` where there is none of them.
+        reasons: `captured` around an alarm; of `alarmed`, `unsure`, `drifting`; `control` where
+            there is none of them.
         probability: the chance that it had to be chosen.
     """
 
@@ -87,6 +97,11 @@ class Spent:
             return False
         limit = settings.bytes_per_day * (1 - settings.control_share)
         return control or self.special + size <= limit
+
+    def left(self, settings: SampleSettings) -> int:
+        """Bytes that still fit, for windows other than control samples."""
+        special = round(settings.bytes_per_day * (1 - settings.control_share)) - self.special
+        return max(0, min(settings.bytes_per_day - self.spent, special))
 
     def dump(self) -> str:
         """As text."""

@@ -407,6 +407,7 @@ class Serving:
             scored,
             notes,
             drifting=monitor.drifting,
+            raised=monitor.alarm and monitor.since_ns == window.t0_ns,
             ref=engine.ref,
             streams=self._feed.streams if self._feed is not None else (),
         )

@@ -115,7 +115,9 @@ class Severity(_Strict):
 
     kind: Literal["none", "constant", "growth"] = "none"
     level: Level = Field(default=1.0, description="at and after the onset, before it grows")
-    onset_s: Level = Field(default=0.0, description="machine time at which it begins")
+    onset_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = Field(
+        default=0.0, description="machine time at which it begins"
+    )
     doubling_s: Positive = Field(default=3_600.0, description="time in which it doubles (growth)")
     level_max: Level = Field(default=20.0, description="where growth ends")
 
