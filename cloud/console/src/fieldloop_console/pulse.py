@@ -177,7 +177,7 @@ class Pulse:
             for slot, state, model, version in service.slots:
                 uses.setdefault((slot, model, version), Counter())[state] += 1
         runs = list_runs(self._store, fleet, limit=50)
-        rollouts = list_rollouts(self._store, fleet)[:50]
+        rollouts = list_rollouts(self._store, fleet, limit=50)
         return Figures(
             fleet=fleet,
             at_ns=now_ns,

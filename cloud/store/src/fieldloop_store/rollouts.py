@@ -75,7 +75,9 @@ class DocumentRow:
     payload: bytes
 
 
-def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[RolloutRow]:
+def list_rollouts(
+    store: Store, fleet: str, *, slot: str | None = None, limit: int = ROLLOUTS_MAX
+) -> list[RolloutRow]:
     """Rollouts, newest first, at most `ROLLOUTS_MAX`."""
     r = rollouts.c
     query = select(
@@ -85,7 +87,7 @@ def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[
         query = query.where(r.slot == slot)
     with store.read() as connection:
         rows = connection.execute(
-            query.order_by(r.created_ns.desc(), r.id.desc()).limit(ROLLOUTS_MAX)
+            query.order_by(r.created_ns.desc(), r.id.desc()).limit(min(limit, ROLLOUTS_MAX))
         ).all()
     return [RolloutRow(*row) for row in rows]
 

@@ -75,7 +75,7 @@ _QUESTIONS = {
 
 
 def _list(console: Console, fleet: str) -> str:
-    rows = list_rollouts(console.store, fleet)[:SHOWN]
+    rows = list_rollouts(console.store, fleet, limit=SHOWN)
     return render("rollouts/list.html", rows=rows, base=f"/f/{fleet}")
 
 
