@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,22 @@ from typing import Any
 import pytest
 
 from fieldloop_console import passwords
+from fieldloop_machines.attendant import Attendant
 from fieldloop_runtime.hosting.broker import free_port
+from fieldloop_runtime.journal import Journal
 from fieldloop_store import access
+from fieldloop_store.engine import Store
+from fieldloop_store.queries import annotations
 from support.browser import PASSWORD, ConsoleProcess
 from support.console import FLEET, RUN, XSS, small_fleet
+from support.floor import FLEET as ACME
+from support.floor import Floor, healthy
 
 
 class Person:
     """Somebody at a terminal, with a home of their own."""
+
+    store: Store
 
     def __init__(self, home: Path, url: str) -> None:
         self.environ = {
@@ -53,6 +62,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     access.add_user(fleet.store, "admin", "admin", password=hashed, now_ns=1)
     console = ConsoleProcess(url, folder)
     made = Person(folder, console.url)
+    made.store = fleet.store
     done = made.run("login", "--name", "admin", typed=PASSWORD + "\n")
     assert done.returncode == 0, done.stderr
     yield made
@@ -76,7 +86,7 @@ def test_status_devices_models_and_trainings_are_told_to_people_and_to_programs(
     shown = person.run("train", "list").stdout
     assert XSS.split()[0] in shown
     assert person.run("train", "wait", RUN).returncode == 0
-    assert person.json("alarms")[0]["type"] == "alarm.raised"
+    assert person.json("events", "--type", "alarm.*")[0]["type"] == "alarm.raised"
 
 
 def test_what_is_changed_by_the_command_is_changed_in_the_store(person: Person):
@@ -97,6 +107,43 @@ def test_what_is_changed_by_the_command_is_changed_in_the_store(person: Person):
     assert "device-rename" in person.run("users", "audit").stdout
 
 
+def test_a_cohort_is_commissioned_armed_and_its_alarm_judged_with_evidence(person: Person):
+    floor = Floor(person.store)
+    ref = floor.model().ref()
+    for name in ("north-1", "north-2"):
+        floor.serves(floor.machine(name), ref)
+    at = ["--fleet", ACME]
+    begun = person.json("commission", "pumps", "--hours", "4", *at)
+    assert [row["machine"] for row in begun] == ["north-1", "north-2"]
+    attendant = Attendant(person.store, ACME, channels=(), broker="b", journal=Journal("machines"))
+    first = begun[0]
+    attendant.assess(time.time_ns())
+    waits = person.run("commissionings", "arm", first["id"], *at)
+    assert (waits.returncode, "0.0 of 4.0 running hours" in waits.stderr) == (1, True)
+    end_ns = floor.scores(first["device"], ref, healthy(1_500, 1), t0_ns=first["begun_ns"])
+    attendant.assess(end_ns)
+    (stands, other) = sorted(
+        person.json("commissionings", "list", *at), key=lambda row: str(row["machine"])
+    )
+    assert (stands["state"], other["state"]) == ("ready", "waiting"), stands["words"]
+    assert person.run("commissionings", "show", stands["id"], *at).returncode == 0
+    assert person.run("commissionings", "arm", stands["id"], *at).returncode == 0
+    assert person.json("commissionings", "show", stands["id"], *at)["state"] == "armed"
+    assert person.run("commissionings", "end", other["id"], *at).returncode == 0
+    floor.alarm(first["device"], ref, t_ns=end_ns)
+    attendant.look(time.time_ns())
+    (alarm,) = person.json("alarms", *at)
+    assert "north-1" in person.run("alarms", *at).stdout
+    assert person.run("alarms", "judge", alarm["id"], "fault", *at).returncode == 0
+    assert [a.label for a in annotations(person.store, ACME, device=first["device"])] == ["fault"]
+    done = person.run("evidence", alarm["id"], "--out", "evidence.zip", *at)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(person.folder / "evidence.zip") as archive:
+        assert {"alarm.json", "scores.csv", "model.json", "plots/score.png"} <= set(
+            archive.namelist()
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
@@ -105,6 +152,12 @@ def test_what_is_changed_by_the_command_is_changed_in_the_store(person: Person):
         (["data", "label", "pump-1", "imu", "5", "4", "x"], 1, "ends after it begins"),
         (["users", "role", "admin", "viewer"], 1, "administrator"),
         (["devices", "show", "UPPER"], 1, "string_pattern|pattern"),
+        (["commission", "nobody"], 1, "no stream measures nobody"),
+        (["commission", "nobody", "--cohort"], 1, "no machine is of cohort"),
+        (["commission", "press", "--hours", "-1"], 1, "running_hours"),
+        (["commissionings", "arm", "a" * 32], 1, "no commissioning"),
+        (["evidence", "a" * 32], 1, "no alarm"),
+        (["alarms", "judge", "a" * 32, "nonsense"], 1, "verdict"),
         (["no-such-command"], 2, "No such command"),
         (["status", "--fleet"], 2, "requires an argument"),
     ],

@@ -65,6 +65,7 @@ _VALUES = {
     "fleet": FLEET, "device": "nobody", "stream": "imu", "name": "nobody", "version": "7",
     "run": "a" * 32, "rollout": "a" * 32, "token": "b" * 32, "hook": "a" * 32, "machine": "m",
     "question": "a" * 32, "request": "a" * 32, "alarm": "a" * 32,
+    "commissioning": "a" * 32,
 }  # fmt: skip
 
 

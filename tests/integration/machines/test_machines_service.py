@@ -25,7 +25,6 @@ from aiosmtpd.controller import Controller
 from fieldloop_contract.topics import notice_filter
 from fieldloop_machines.__main__ import main
 from fieldloop_machines.attendant import Attendant
-from fieldloop_machines.evidence import write_evidence
 from fieldloop_runtime.journal import Journal
 from fieldloop_runtime.mqtt import Received, Session
 from fieldloop_runtime.settings import MqttSettings
@@ -33,6 +32,7 @@ from fieldloop_runtime.webhook import verify
 from fieldloop_store import commissionings
 from fieldloop_store.alarms import find_alarm, list_alarms
 from fieldloop_store.engine import Store
+from fieldloop_store.evidence import write_evidence
 from fieldloop_store.queries import annotations
 from support.broker import Mosquitto, free_port
 from support.floor import FLEET, HOP_S, SLOT, START_NS, Floor, healthy

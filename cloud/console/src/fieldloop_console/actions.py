@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from fieldloop_console.commissioning import CommissioningActions
 from fieldloop_console.gate import Gate
 from fieldloop_console.identity import Actor
-from fieldloop_contract.errors import FieldloopError, RejectedInput
+from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.ids import check_id
 from fieldloop_store import (
     access,
@@ -35,7 +35,6 @@ from fieldloop_store.access import Role, TokenRow
 from fieldloop_store.alarms import AlarmRow
 from fieldloop_store.engine import Store
 from fieldloop_store.rollouts import find_rollout
-from fieldloop_store.trail import note_action
 from fieldloop_store.webhooks import HookRow
 
 LABELS_AT_ONCE_MAX = 1_000
@@ -45,43 +44,13 @@ _DAY_NS = 86_400 * 10**9
 DeviceChange = Literal["retire", "reinstate"]
 
 
-class Actions:
+class Actions(CommissioningActions):
     """What can be done. Any thread."""
 
     def __init__(self, store: Store, gate: Gate, now_ns: Callable[[], int]) -> None:
-        self._store = store
+        super().__init__(store, now_ns)
         self._gate = gate
-        self._now_ns = now_ns
         self._labelling = threading.Lock()
-
-    @contextmanager
-    def acting(
-        self,
-        actor: Actor,
-        role: Role,
-        action: str,
-        target: str = "",
-        *,
-        fleet: str | None = None,
-        **detail: Any,
-    ) -> Iterator[None]:
-        """Check the role, let it be done, and note how it went."""
-        outcome = "done"
-        try:
-            actor.need(role)
-            yield
-        except FieldloopError as error:
-            outcome, detail = "refused", {**detail, "code": error.code}
-            raise
-        except Exception:
-            outcome = "failed"
-            raise
-        finally:
-            note_action(
-                self._store, at_ns=self._now_ns(), actor=actor.name, via=actor.via,
-                address=actor.address, action=action, target=target, fleet=fleet,
-                outcome=outcome, detail=detail,
-            )  # fmt: skip
 
     # People
 

@@ -16,18 +16,16 @@ from dataclasses import asdict
 from typing import Any
 
 from fieldloop_contract.errors import FieldloopError, RejectedInput
-from fieldloop_machines.evidence import write_evidence
 from fieldloop_machines.service import serve
 from fieldloop_machines.settings import MachinesSettings
 from fieldloop_runtime import health, journal, life
 from fieldloop_runtime.settings import help_text, load
 from fieldloop_store import alarms, commissionings, lifecycle
 from fieldloop_store.engine import Store
-from fieldloop_store.machines import assignments_of
+from fieldloop_store.evidence import write_evidence
+from fieldloop_store.machines import device_of
 
 NS = 1_000_000_000
-BUDGET_PER_WEEK = 0.25
-RUNNING_HOURS = 24.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,10 +69,16 @@ def _commissioning(commands: Any) -> None:
     command.add_argument("machine")
     command.add_argument("--slot", default="main")
     command.add_argument(
-        "--hours", type=float, default=RUNNING_HOURS, help="running hours to learn from"
+        "--hours",
+        type=float,
+        default=commissionings.RUNNING_HOURS,
+        help="running hours to learn from",
     )
     command.add_argument(
-        "--false-alarms-per-week", type=float, default=BUDGET_PER_WEEK, help="what you put up with"
+        "--false-alarms-per-week",
+        type=float,
+        default=commissionings.BUDGET_PER_WEEK,
+        help="what you put up with",
     )
     command.add_argument(
         "--unlike-its-cohort", action="store_true", help="it is meant to differ from its cohort"
@@ -131,30 +135,14 @@ def _actor(options: argparse.Namespace) -> str:
 
 
 def _commission(store: Store, fleet: str, options: argparse.Namespace) -> Any:
-    if not 0 < options.hours <= 10_000 or not 0 < options.false_alarms_per_week <= 1_000:
-        raise RejectedInput("hours and false alarms a week are above 0", code="commissioning.plan")
-    plan = {
-        "running_hours": options.hours,
-        "budget_per_week": options.false_alarms_per_week,
-        "far_is_meant": options.unlike_its_cohort,
-    }
+    plan = commissionings.checked_plan(
+        options.hours, options.false_alarms_per_week, options.unlike_its_cohort
+    )
     row = commissionings.begin(
-        store, fleet, machine=options.machine, device=_device_of(store, fleet, options.machine),
+        store, fleet, machine=options.machine, device=device_of(store, fleet, options.machine),
         slot=options.slot, plan=plan, actor=_actor(options), now_ns=time.time_ns(),
     )  # fmt: skip
     return _stand(row)
-
-
-def _device_of(store: Store, fleet: str, machine: str) -> str:
-    """The device whose stream measures a machine now."""
-    rows = [r for r in assignments_of(store, fleet, machine=machine) if r.to_ns is None]
-    if not rows:
-        raise RejectedInput(
-            f"no stream measures {machine}",
-            code="machine.unassigned",
-            hint="fieldloop-telemetry machines assign MACHINE --device D --stream S",
-        )
-    return rows[0].device
 
 
 def _stand(row: commissionings.CommissioningRow) -> dict[str, Any]:

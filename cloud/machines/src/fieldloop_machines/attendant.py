@@ -22,15 +22,13 @@ from fieldloop_store import commissionings
 from fieldloop_store.alarms import Said, Told, read_state, take, write_labels
 from fieldloop_store.commissionings import CommissioningRow
 from fieldloop_store.engine import Store
-from fieldloop_store.machines import list_machines
+from fieldloop_store.machines import COHORT, list_machines
 from fieldloop_store.queries import EventCursor, EventRow, device_services, events_since
 from fieldloop_store.registry import find_manifest
 
 EVENT_TYPES = ("alarm.raised", "alarm.cleared")
 EVENTS_AT_ONCE = 500
 INFERENCE = "inference"
-COHORT = "cohort"
-"""Entry of a machine's nameplate that names its cohort."""
 
 
 class Attendant:

@@ -27,6 +27,8 @@ from fieldloop_store.schema_machines import commissionings as commissionings_tab
 ROWS_MAX = 10_000
 UNDER_WAY = ("waiting", "refused", "ready")
 ARMED, ENDED = "armed", "ended"
+RUNNING_HOURS, RUNNING_HOURS_MAX = 24.0, 10_000.0
+BUDGET_PER_WEEK, BUDGET_PER_WEEK_MAX = 0.25, 1_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,32 @@ class CalibrationRow:
     armed_ns: int
     stale_ns: int | None
     stale_because: str
+
+
+def checked_plan(
+    running_hours: float, budget_per_week: float, far_is_meant: bool
+) -> dict[str, Any]:
+    """What a commissioning is to reach, for `begin`.
+
+    Args:
+        running_hours: to learn from.
+        budget_per_week: false alarm events that are put up with in a week of running.
+        far_is_meant: the machine may be unlike its cohort.
+
+    Raises:
+        RejectedInput: figures that cannot be meant.
+    """
+    if not 0 < running_hours <= RUNNING_HOURS_MAX or not 0 < budget_per_week <= BUDGET_PER_WEEK_MAX:
+        raise RejectedInput(
+            "hours and false alarms a week are above 0",
+            code="commissioning.plan",
+            hint=f"at most {RUNNING_HOURS_MAX:.0f} hours and {BUDGET_PER_WEEK_MAX:.0f} alarms",
+        )
+    return {
+        "running_hours": running_hours,
+        "budget_per_week": budget_per_week,
+        "far_is_meant": far_is_meant,
+    }
 
 
 def begin(
@@ -215,6 +243,15 @@ def list_commissionings(
     with store.read() as connection:
         rows = connection.execute(query.order_by(c.begun_ns.desc(), c.id).limit(ROWS_MAX))
         return [_row(found) for found in rows]
+
+
+def find_commissioning(store: Store, fleet: str, commissioning: str) -> CommissioningRow | None:
+    """One commissioning, or None."""
+    c = commissionings_table.c
+    query = select(commissionings_table).where(c.fleet == fleet, c.id == commissioning)
+    with store.read() as connection:
+        found = connection.execute(query).first()
+    return None if found is None else _row(found)
 
 
 def in_force(

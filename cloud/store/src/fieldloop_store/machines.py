@@ -21,6 +21,8 @@ from fieldloop_store.schema import machines, stream_assignments
 
 ROWS_MAX = 10_000
 NAMEPLATE_BYTES_MAX = 64 * 1024
+COHORT = "cohort"
+"""Entry of a machine's nameplate that names its cohort."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,38 @@ def assignments_of(
     with store.read() as connection:
         rows = connection.execute(query.order_by(s.device, s.stream, s.from_ns).limit(ROWS_MAX))
         return [AssignmentRow(*row) for row in rows]
+
+
+def device_of(store: Store, fleet: str, machine: str) -> str:
+    """The device whose stream measures a machine now.
+
+    Raises:
+        RejectedInput: none does.
+    """
+    rows = [r for r in assignments_of(store, fleet, machine=machine) if r.to_ns is None]
+    if not rows:
+        raise RejectedInput(
+            f"no stream measures {machine}",
+            code="machine.unassigned",
+            hint="fieldloop machines assign MACHINE DEVICE STREAM",
+        )
+    return rows[0].device
+
+
+def machines_of(store: Store, fleet: str, cohort: str) -> list[str]:
+    """Machines whose nameplate names a cohort, by name.
+
+    Raises:
+        RejectedInput: there is none.
+    """
+    found = [m for m, _, plate in list_machines(store, fleet) if plate.get(COHORT) == cohort]
+    if not cohort or not found:
+        raise RejectedInput(
+            f"no machine is of cohort {cohort!r:.70}",
+            code="machine.cohort",
+            hint='a machine is of a cohort by its nameplate: {"cohort": "..."}',
+        )
+    return found
 
 
 def end_assignments(connection: Connection, fleet: str, device: str, now_ns: int) -> list[Any]:

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from fieldloop_console.api import (
     alarms,
+    commissioning,
     data,
     devices,
     hooks,
@@ -23,6 +24,9 @@ PREFIX = "/api/v1"
 def router() -> APIRouter:
     """All routes."""
     root = APIRouter(prefix=PREFIX, responses=responses(401, 403, 404, 422, 503))
-    for part in (session, overview, devices, alarms, learning, rollouts, data, people, hooks):
+    parts = (
+        session, overview, devices, alarms, commissioning, learning, rollouts, data, people, hooks,
+    )  # fmt: skip
+    for part in parts:
         root.include_router(part.router)
     return root

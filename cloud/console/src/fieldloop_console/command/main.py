@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fieldloop_console.command import administering, learning, seeing, steering, up
+from fieldloop_console.command import administering, learning, machines, seeing, steering, up
 from fieldloop_console.command.client import Account, Client, read_account, write_account
 from fieldloop_console.command.context import JsonOption, opened
 from fieldloop_console.command.showing import say, show_json, show_pairs
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Exit status: 0 done, 1 refused, 2 wrong usage, 75 try again, 78 log in or settings.",
 )
-for part in (seeing, learning, steering, administering, up):
+for part in (seeing, machines, learning, steering, administering, up):
     part.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Commands that look: status, devices, machines, alarms, events, data, doctor."""
+"""Commands that look: status, devices, machines, events, data, doctor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ data = typer.Typer(help="Streams, labels, samples.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(status)
-    app.command()(alarms)
     app.command()(events)
     app.command()(doctor)
     app.command(name="fleet")(fleets)
@@ -64,11 +63,6 @@ def fleets(as_json: JsonOption = False) -> None:
         show_table([{"fleet": f} for f in found], {"fleet": "fleet"}, nothing="no fleet was heard")
 
 
-def alarms(fleet: FleetOption = None, most: MostOption = 50, as_json: JsonOption = False) -> None:
-    """Alarms that were raised and cleared, newest first."""
-    _events(fleet, most, as_json, kind="alarm.*")
-
-
 def events(
     fleet: FleetOption = None,
     kind: Annotated[str | None, typer.Option("--type", help="A type, or `model.*`.")] = None,
@@ -77,12 +71,6 @@ def events(
     as_json: JsonOption = False,
 ) -> None:
     """What devices told, newest first."""
-    _events(fleet, most, as_json, kind=kind, device=device)
-
-
-def _events(
-    fleet: str | None, most: int, as_json: bool, kind: str | None, device: str | None = None
-) -> None:
     with opened() as client:
         path = f"/fleets/{client.fleet(fleet)}/events"
         rows = list(client.pages(path, most, type=kind, device=device))
@@ -229,12 +217,14 @@ def list_machines(fleet: FleetOption = None, as_json: JsonOption = False) -> Non
 def add_machine(
     machine: str,
     site: Annotated[str, typer.Option(help="Where it stands.")] = "",
+    cohort: Annotated[str, typer.Option(help="Machines like it, that help it when new.")] = "",
     fleet: FleetOption = None,
 ) -> None:
-    """Add a machine, or change its site."""
+    """Add a machine, or change its site and cohort."""
+    body: dict[str, Any] = {"site": site, "nameplate": {"cohort": cohort} if cohort else {}}
     with opened() as client:
         path = f"/fleets/{client.fleet(fleet)}/machines/{machine}"
-        client.ask("PUT", path, body={"site": site})
+        client.ask("PUT", path, body=body)
     say(f"{machine} is known")
 
 

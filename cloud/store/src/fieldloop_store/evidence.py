@@ -8,7 +8,7 @@
     plots/*.png        score and threshold; the signal
     SHA256SUMS         digest of each file above
 
-Times in file names and tables are UTC.
+Times in file names and tables are UTC. Any thread. Needs the extra `evidence`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,24 @@ FRAMES_MAX = 5_000
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal evidence is an equal file
 
 
-def write_evidence(
-    store: Store, fleet: str, alarm: str, path: str, *, now_ns: int
-) -> dict[str, Any]:
-    """Write the zip; returns its sha256 and what is in it.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A zip, and the length in bytes of each file in it."""
+
+    data: bytes
+    files: dict[str, int]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the zip. Equal evidence is an equal file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def gather_evidence(store: Store, fleet: str, alarm: str, *, now_ns: int) -> Evidence:
+    """All that belongs to an alarm.
 
     Raises:
         RejectedInput: no such alarm.
-        FixConfiguration: the file cannot be written.
         RetryLater: the store is away.
     """
     row = alarms.find_alarm(store, fleet, alarm)
@@ -60,19 +70,31 @@ def write_evidence(
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
+    return Evidence(held.getvalue(), {name: len(data) for name, data in files.items()})
+
+
+def write_evidence(
+    store: Store, fleet: str, alarm: str, path: str, *, now_ns: int
+) -> dict[str, Any]:
+    """Write the zip; returns its sha256 and what is in it.
+
+    Raises:
+        RejectedInput: no such alarm.
+        FixConfiguration: the file cannot be written.
+        RetryLater: the store is away.
+    """
+    found = gather_evidence(store, fleet, alarm, now_ns=now_ns)
     try:
-        Path(path).write_bytes(held.getvalue())
+        Path(path).write_bytes(found.data)
     except OSError as error:
         raise FixConfiguration(f"{path} cannot be written: {error.strerror}") from error
-    return {
-        "file": path,
-        "sha256": hashlib.sha256(held.getvalue()).hexdigest(),
-        "files": {name: len(data) for name, data in files.items()},
-    }
+    return {"file": path, "sha256": found.sha256, "files": found.files}
 
 
 def _files(store: Store, fleet: str, row: alarms.AlarmRow, now_ns: int) -> dict[str, bytes]:
     t0_ns = max(0, row.life.raised_ns - BEFORE_NS)
+    # A device whose clock is ahead raises in the cloud's future.
+    now_ns = max(now_ns, row.life.raised_ns)
     t1_ns = (row.life.cleared_ns or min(now_ns, row.life.raised_ns + AFTER_NS)) + AFTER_NS
     scored = results_between(
         store, fleet, device=row.device, slot=row.slot, role="active", t0_ns=t0_ns, t1_ns=t1_ns
@@ -157,10 +179,8 @@ def _calibration(store: Store, fleet: str, results: Sequence[ResultRow]) -> dict
 def _plots(
     row: alarms.AlarmRow, results: Sequence[ResultRow], frames: Sequence[FrameRow]
 ) -> dict[str, bytes]:
-    import matplotlib as mpl  # noqa: PLC0415 - only where evidence is written
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only here
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     files: dict[str, bytes] = {}
     raised_ns = row.life.raised_ns
@@ -169,15 +189,15 @@ def _plots(
         return (np.asarray(t_ns, np.float64) - raised_ns) / 6e10
 
     def save(name: str, label: str, draw: Any) -> None:
-        figure, axes = plt.subplots(figsize=(9, 3.2), dpi=120, layout="constrained")
+        figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+        axes = figure.subplots()
         draw(axes)
         axes.axvline(0.0, color="#b3261e", linewidth=1, linestyle="--")
         axes.set_xlabel("minutes from the alarm")
         axes.set_ylabel(label)
         axes.set_title(f"{row.machine or row.device}, slot {row.slot}", fontsize=10)
         held = io.BytesIO()
-        figure.savefig(held, format="png", metadata={"Software": None})
-        plt.close(figure)
+        FigureCanvasAgg(figure).print_png(held, metadata={"Software": None})
         files[f"plots/{name}.png"] = held.getvalue()
 
     scored = [r for r in results if r.score is not None]
