@@ -20,7 +20,6 @@ from fieldloop_store.runs import RunRow, record_run
 from fieldloop_store.schema import (
     annotations,
     devices,
-    events,
     ledgers,
     machines,
     metadata,
@@ -116,8 +115,8 @@ def _frames(cursor: Any, first: int, end: int, each: int, now_ns: int) -> None:
 
 
 def _results(cursor: Any, count: int, each: int, now_ns: int) -> int:
-    """A window every ten minutes over as many days as it takes, with a slowly rising score."""
-    step = 600 * S
+    """A window every nine hours over as many days as it takes, with a slowly rising score."""
+    step = 9 * 3_600 * S
     cursor.execute(
         _NUMBERS.format(first=0, end=count, each=each)
         + f"""INSERT INTO results (fleet, device, service, epoch, seq, stream, slot, role, t0_ns,
@@ -185,10 +184,19 @@ def _registry(
     count: int, each: int, model: dict[str, Any], now_ns: int
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     names = [f"dev-{n:05d}" for n in range(count)]
-    yield devices.name, [
-        {"fleet": FLEET, "device": d, "first_seen_ns": 1, "name": f"Pump {d}", "state": "active"}
-        for d in names
-    ]
+    yield (
+        devices.name,
+        [
+            {
+                "fleet": FLEET,
+                "device": d,
+                "first_seen_ns": 1,
+                "name": f"Pump {d}",
+                "state": "active",
+            }
+            for d in names
+        ],
+    )
     status = Status(
         state="online", session="s", versions={"fieldloop-ingestion": "0.1.0"},
         capability=Capability(machine="aarch64", runtime="litert"),
@@ -244,4 +252,3 @@ def _alarms(count: int, digest: str, now_ns: int) -> Iterator[dict[str, Any]]:
             "document": {"model": {"name": "activity", "version": 1, "digest": digest},
                          "score": 0.6, "threshold": 0.5},
         }  # fmt: skip
-

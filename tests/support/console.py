@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import insert
 
 from fieldloop_contract.batch import SequencedFrame
+from fieldloop_contract.calibration import Calibration
 from fieldloop_contract.frames import Frame
 from fieldloop_contract.messages import (
     Capability,
@@ -22,6 +23,8 @@ from fieldloop_contract.messages import (
     Status,
     StreamState,
 )
+from fieldloop_store import commissionings, questions
+from fieldloop_store.alarms import Said, take
 from fieldloop_store.engine import Store
 from fieldloop_store.ingest import Intake, store_intake
 from fieldloop_store.labels import add_labels
@@ -43,6 +46,10 @@ OTHER_RUN = "d" * 32
 ROLLOUT = "e" * 32
 SPAN_S = 60
 RATE_HZ = 50.0
+DAY_NS = 86_400 * 10**9
+HISTORY_DAYS, RESULTS_A_DAY = 42, 24
+WEAR = "wear"
+"""Slot of pump-1 whose model scores the machine `press`: calibrated, and worse than last month."""
 FRAME_SAMPLES = 50
 
 
@@ -62,9 +69,10 @@ class SmallFleet:
         self._learning()
         put_machine(store, FLEET, "press", site=XSS, nameplate={"kind": XSS}, now_ns=self.t0_ns)
         assign_stream(
-            store, FLEET, "pump-1", "imu", "press", from_ns=self.t0_ns, actor="test",
-            now_ns=self.t0_ns,
+            store, FLEET, "pump-1", "imu", "press", from_ns=self.t0_ns - HISTORY_DAYS * DAY_NS,
+            actor="test", now_ns=self.t0_ns,
         )  # fmt: skip
+        self._floor()
         label = {
             "device": "pump-1", "stream": "imu", "t0_ns": self.t0_ns + 10**9,
             "t1_ns": self.t0_ns + 5 * 10**9, "label": XSS, "annotator": XSS,
@@ -116,9 +124,12 @@ class SmallFleet:
         ledger = LedgerTotals(
             epoch=log.epoch, produced=produced, stored=produced, pending=0, withheld=0
         )
+        slots = [slot]
+        if log.device == "pump-1":
+            slots.append(SlotState(slot=WEAR, state="ACTIVE", active=self.model, counts={}))
         reported = Reported(
             session="s", ledgers=[ledger], streams=[stream] if streams else [],
-            slots=[] if streams else [slot],
+            slots=[] if streams else slots,
         )  # fmt: skip
         return [
             Presence(log.fleet, log.device, log.service, message, now_ns)
@@ -133,6 +144,53 @@ class SmallFleet:
             score=0.5, latency_us=100.0,
         )  # fmt: skip
         return result_row(log, number + 1, result, result.model_dump(exclude_none=True), now_ns)
+
+    def _floor(self) -> None:
+        """Six weeks of scores that rise in the end, a calibration, an alarm, a commissioning."""
+        log = LogKey(FLEET, "pump-1", "inference", "7" * 32)
+        rng = np.random.default_rng(0)
+        begun_ns = self.t0_ns - HISTORY_DAYS * DAY_NS
+        rows = []
+        for number in range(HISTORY_DAYS * RESULTS_A_DAY):
+            day = number / RESULTS_A_DAY
+            level = 1.0 + max(0.0, day - 25) * 0.06 + rng.normal(0, 0.08)
+            t0_ns = begun_ns + round(day * DAY_NS)
+            result = Result(
+                stream="imu", slot=WEAR, t0_ns=t0_ns, t1_ns=t0_ns + 10**9, epoch="1" * 32,
+                seq_first=number + 1, seq_last=number + 1, model=self.model, task="anomaly",
+                score=round(level, 4), latency_us=90.0, running=True,
+            )  # fmt: skip
+            document = result.model_dump(exclude_none=True)
+            rows.append(result_row(log, number + 1, result, document, t0_ns))
+        store_intake(self.store, Intake(rows={"results": rows}, received_ns=self.t0_ns))
+        for state in ("armed", "ready"):
+            self._commission(begun_ns, arm=state == "armed")
+        told = {"model": self.model.model_dump(mode="json"), "score": 2.1, "threshold": 1.9}
+        said = Said("pump-1", WEAR, "imu", True, self.t0_ns - DAY_NS, told)
+        take(self.store, FLEET, [said], now_ns=self.t0_ns - DAY_NS)
+
+    def _commission(self, begun_ns: int, *, arm: bool) -> None:
+        plan = commissionings.checked_plan(24.0, 0.25, False)
+        at_ns = begun_ns + 4 * DAY_NS if arm else self.t0_ns
+        row = commissionings.begin(
+            self.store, FLEET, machine="press", device="pump-1", slot=WEAR, plan=plan,
+            actor="ada", now_ns=at_ns,
+        )  # fmt: skip
+        record = Calibration(
+            fleet=FLEET, device="pump-1", slot=WEAR, stream="imu", machine="press",
+            model=self.model, epoch="1" * 32, seq_first=1 if arm else 2, epoch_last="1" * 32,
+            seq_last=96, t0_ns=begun_ns, t1_ns=at_ns, windows=96, centre=1.0, scale=0.08,
+            threshold=1.9, scores={}, method="return-level-1", excluded=[], figures={},
+        )  # fmt: skip
+        assessment = {
+            "words": f"ready: threshold 1.9 {XSS}", "share": 1.0, "ready_in_s": None,
+            "stretches": [], "threshold": 1.9, "expected_per_week": 0.2, "peaks": {},
+        }  # fmt: skip
+        commissionings.judged(
+            self.store, row.id, state="ready", assessment=assessment, record=record, now_ns=at_ns
+        )
+        if arm:
+            commissionings.arm(self.store, FLEET, row.id, actor="ada", now_ns=at_ns)
 
     def _event(self, log: LogKey, seq: int, kind: str, data: dict[str, Any]) -> Any:
         event = Event(
