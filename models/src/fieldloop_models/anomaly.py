@@ -9,7 +9,7 @@ imported when training begins. One thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -109,6 +109,15 @@ class AnomalySettings(RecipeSettings):
         True, title="Calibrate each machine",
         description="Each machine finds its own threshold, within bounds, before it alarms.",
     )  # fmt: skip
+    commission_windows: int = Field(
+        500, ge=8, le=2_000, title="Windows to calibrate",
+        description="Running windows from which a device finds its machine's threshold.",
+    )  # fmt: skip
+    arm: Literal["device", "person"] = Field(
+        "device", title="Who arms",
+        description="Whether a device's own calibration alarms by itself, or only one that a "
+        "person armed, who says that the machine was healthy.",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _possible(self) -> AnomalySettings:
@@ -186,7 +195,11 @@ class ResidualRecipe:
         """Threshold and rules; see `thresholds`."""
         s = self.settings
         alarm = AlarmRule(raise_count=s.raise_count, raise_of=s.raise_of, clear_count=s.clear_count)
-        return decide(scores, budget=s.false_alarm_budget, alarm=alarm, commission=s.commission)
+        made = decide(scores, budget=s.false_alarm_budget, alarm=alarm, commission=s.commission)
+        if made.calibration is None:
+            return made
+        by_machine = {"windows": s.commission_windows, "arm": s.arm}
+        return replace(made, calibration=made.calibration.model_copy(update=by_machine))
 
     def train(
         self,

@@ -38,6 +38,7 @@ class Person:
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")},
             "XDG_CONFIG_HOME": str(home), "FIELDLOOP_URL": url, "NO_COLOR": "1",
+            "FIELDLOOP_FLEET": FLEET,
         }  # fmt: skip
         self.folder = home
 

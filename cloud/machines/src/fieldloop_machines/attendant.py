@@ -16,19 +16,21 @@ from fieldloop_contract.manifest import Manifest
 from fieldloop_contract.messages import ModelRef, SlotState, from_object
 from fieldloop_machines import notices, outbox, records
 from fieldloop_machines.commissioning import assess
+from fieldloop_machines.looks import looks_like
 from fieldloop_machines.notices import Ringing
 from fieldloop_runtime.journal import Journal
 from fieldloop_store import commissionings
 from fieldloop_store.alarms import Said, Told, read_state, take, write_labels
 from fieldloop_store.commissionings import CommissioningRow
 from fieldloop_store.engine import Store
-from fieldloop_store.machines import COHORT, list_machines
+from fieldloop_store.machines import COHORT, assignments_of, list_machines
 from fieldloop_store.queries import EventCursor, EventRow, device_services, events_since
 from fieldloop_store.registry import find_manifest
 
 EVENT_TYPES = ("alarm.raised", "alarm.cleared")
 EVENTS_AT_ONCE = 500
 INFERENCE = "inference"
+NAMED_AT_ONCE = 10
 
 
 class Attendant:
@@ -75,6 +77,7 @@ class Attendant:
             limit=EVENTS_AT_ONCE,
         )
         said = [one for one in (self._read(event) for event in events) if one is not None]
+        self._name([one for one in said if one.raised])
         if said:
             self._traits = device_traits(self._store, self._fleet, self._broker)
         at = list(asdict(events[-1].cursor).values()) if events else held
@@ -103,6 +106,27 @@ class Attendant:
         raised = event.type == "alarm.raised"
         return Said(event.log.device, slot, stream, raised, t_ns, data)
 
+    def _name(self, raised: list[Said]) -> None:
+        """Say with each alarm what it looks like; in a flood that is not what people ask."""
+        if not 0 < len(raised) <= NAMED_AT_ONCE:
+            return
+        plates = {name: plate for name, _, plate in list_machines(self._store, self._fleet)}
+        for one in raised:
+            found = None
+            if isinstance(one.document.get("t_ns"), int):
+                machine = self._measured(one.device, one.stream)
+                hz = plates.get(machine, {}).get("shaft_hz")
+                shaft_hz = float(hz) if isinstance(hz, float | int) and hz > 0 else None
+                found = looks_like(
+                    self._store, self._fleet, one.device, one.document, shaft_hz=shaft_hz
+                )
+            if found is not None:
+                one.document["looks"] = found
+
+    def _measured(self, device: str, stream: str) -> str:
+        rows = assignments_of(self._store, self._fleet, device=device)
+        return next((r.machine for r in rows if r.stream == stream and r.to_ns is None), "")
+
     def _tell(self, connection: Connection, told: list[Told], now_ns: int) -> None:
         ringing = [self._ringing(one, now_ns) for one in told]
         desk = outbox.read_desk(connection, self._fleet)
@@ -124,6 +148,9 @@ class Attendant:
         words = f"{told.what} by {row.device} in slot {row.slot}"
         if isinstance(score, float | int) and isinstance(threshold, float | int):
             words += f": score {score:.4g} over {threshold:.4g}"
+        looks = document.get("looks")
+        if isinstance(looks, dict) and looks.get("kind") != "unknown":
+            words += f"; {looks['words']}"
         return Ringing(
             now_ns, row.id, row.machine or row.device, row.site, told.what, words, traits
         )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -69,7 +69,7 @@ class Plan:
         running_hours: running time that is wanted.
         budget_per_week: false alarm events that a machine may have in a week of running.
         rule: how the device raises an alarm.
-        hop_s: seconds from one window to the next.
+        hop_s: seconds from one window to the next, where the stream records all the time.
         threshold_min, threshold_max: bounds of the signed manifest.
         far_is_meant: a person says that the machine may be unlike its cohort.
     """
@@ -167,6 +167,7 @@ def assess(block: Block, plan: Plan, peers: Sequence[Peer] = ()) -> Assessment:
         peers: machines of the same cohort under the same model, that are in service.
     """
     n = len(block.scores)
+    plan = replace(plan, hop_s=pace_s(block, plan.hop_s))
     waiting = _waiting(block, plan)
     if waiting is not None:
         return waiting
@@ -191,6 +192,22 @@ def assess(block: Block, plan: Plan, peers: Sequence[Peer] = ()) -> Assessment:
         )
         return _refused("drifting", words, stretches)
     return _fit(z_of_parts, times, plan, peers, stretches, tau)
+
+
+def pace_s(block: Block, hop_s: float) -> float:
+    """The time that a window stands for.
+
+    Of a stream that records a stretch now and then, one window's stretch stands for all the time
+    until the next. (Where a stretch holds several windows, they count for themselves only: the
+    threshold is then more careful than the budget asks for.)
+
+    >>> every_half_hour = np.arange(5) * 1_800 * 10**9
+    >>> pace_s(Block(every_half_hour, np.ones(5)), 0.32)
+    1800.0
+    """
+    if len(block.t0_ns) < 2:
+        return hop_s
+    return max(hop_s, float(np.median(np.diff(block.t0_ns))) / 1e9)
 
 
 def _waiting(block: Block, plan: Plan) -> Assessment | None:
