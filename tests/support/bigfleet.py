@@ -126,7 +126,7 @@ def _results(cursor: Any, count: int, each: int, now_ns: int) -> int:
           '{SLOT}', 'active', {now_ns} - ({each} - s.n + 1) * {step},
           {now_ns} - ({each} - s.n) * {step}, 'activity', 1, '{"d" * 64}', NULL,
           0.2 + 0.1 * ((s.n * 7919) % 97) / 97 + 0.2 * s.n / {each}, 100.0, 1,
-          '{{"threshold": 0.5, "running": true}}', x'0011223344556677',
+          '{{"task": "anomaly", "running": true}}', x'0011223344556677',
           {now_ns} - ({each} - s.n) * {step}
         FROM d CROSS JOIN s"""
     )

@@ -23,13 +23,16 @@ from fieldloop_contract.messages import (
     Status,
     StreamState,
 )
+from fieldloop_models.recipe import recipe_names, recipe_task, settings_schema
 from fieldloop_store import commissionings, questions
 from fieldloop_store.alarms import Said, take
+from fieldloop_store.artefacts import add_artefacts
 from fieldloop_store.engine import Store
 from fieldloop_store.ingest import Intake, store_intake
 from fieldloop_store.labels import add_labels
 from fieldloop_store.machines import assign_stream, put_machine
 from fieldloop_store.presence import Presence
+from fieldloop_store.recipes import RecipeRow, publish_recipes
 from fieldloop_store.registry import register_model
 from fieldloop_store.rollouts import AssignmentRow, RolloutRow, save_look
 from fieldloop_store.rows import LogKey, event_row, frame_row, result_row
@@ -46,6 +49,11 @@ OTHER_RUN = "d" * 32
 ROLLOUT = "e" * 32
 SPAN_S = 60
 RATE_HZ = 50.0
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63680000"
+    "0082008177cd72b60000000049454e44ae426082"
+)
+"""One grey pixel."""
 DAY_NS = 86_400 * 10**9
 HISTORY_DAYS, RESULTS_A_DAY = 42, 24
 WEAR = "wear"
@@ -73,6 +81,9 @@ class SmallFleet:
             actor="test", now_ns=self.t0_ns,
         )  # fmt: skip
         self._floor()
+        own = [RecipeRow(n, recipe_task(n), settings_schema(n)) for n in recipe_names()]
+        publish_recipes(store, own, now_ns=self.t0_ns)
+        self.question = self._question()
         label = {
             "device": "pump-1", "stream": "imu", "t0_ns": self.t0_ns + 10**9,
             "t1_ns": self.t0_ns + 5 * 10**9, "label": XSS, "annotator": XSS,
@@ -169,6 +180,20 @@ class SmallFleet:
         said = Said("pump-1", WEAR, "imu", True, self.t0_ns - DAY_NS, told)
         take(self.store, FLEET, [said], now_ns=self.t0_ns - DAY_NS)
 
+    def _question(self) -> str:
+        """Drift that was seen, and the run that is proposed."""
+        evidence = {
+            "words": f"pump-1 has drifted {XSS}", "nature": "sensor", "tests": 6,
+            "false_share": 0.05, "model": self.model.model_dump(mode="json"),
+            "findings": [{"device": "pump-1", "channel": "ax", "psi": 0.4, "p": 1e-6}],
+        }  # fmt: skip
+        proposal = {"recipe": "activity_cnn", "settings": {"epochs": 3}}
+        asked, _ = questions.ask(
+            self.store, fleet=FLEET, model="activity", kind="drift", subject="v1/pump-1/ax",
+            evidence=evidence, proposal=proposal, now_ns=self.t0_ns,
+        )  # fmt: skip
+        return asked
+
     def _commission(self, begun_ns: int, *, arm: bool) -> None:
         plan = commissionings.checked_plan(24.0, 0.25, False)
         at_ns = begun_ns + 4 * DAY_NS if arm else self.t0_ns
@@ -232,6 +257,9 @@ class SmallFleet:
                     [{"run": run, "epoch": e.epoch, "figures": e.figures, "at_ns": e.at_ns}
                      for e in epochs],
                 )  # fmt: skip
+        with self.store.begin() as connection:
+            files = {"roc.png": ("image/png", PNG), "card.md": ("text/markdown", b"# Card")}
+            add_artefacts(connection, RUN, files, self.t0_ns)
         wave = {"size": 1, "devices": ["pump-1"], "installed": 1, "windows": 20, "passed": True}
         document = {
             "verdict": f"completed {XSS}", "waves": [wave], "skipped": {},

@@ -17,7 +17,7 @@ from fieldloop_store.conditions import (
     ScoreRow,
     ThresholdRow,
     scores_sampled,
-    stream_of_slot,
+    slot_scores,
     thresholds_of,
 )
 from fieldloop_store.engine import Store
@@ -142,7 +142,7 @@ class Conditions:
         """Slots of the device whose newest result is of this stream."""
         found = []
         for slot in dict.fromkeys(v.slot for v in slot_views(self._store, fleet, row.device)):
-            seen = stream_of_slot(self._store, fleet, row.device, slot)
+            seen = slot_scores(self._store, fleet, row.device, slot)
             if seen is not None and seen[0] == row.stream:
                 found.append((slot, seen))
         return found

@@ -73,18 +73,21 @@ def scores_sampled(
         return [ScoreRow(int(t), float(s)) for t, s in connection.execute(query) if s is not None]
 
 
-def stream_of_slot(store: Store, fleet: str, device: str, slot: str) -> tuple[str, str] | None:
-    """Stream and model digest of a slot's newest result by the device's clock; None for none."""
+def slot_scores(store: Store, fleet: str, device: str, slot: str) -> tuple[str, str] | None:
+    """Stream and model digest of a slot that scores a machine, by its newest result.
+
+    None where it has none, or where its model tells classes apart: a certainty is no condition.
+    """
     r = results.c
     query = (
-        select(r.stream, r.model_digest)
+        select(r.stream, r.model_digest, r.document["task"].as_string())
         .where(r.fleet == fleet, r.device == device, r.slot == slot)
         .order_by(r.t0_ns.desc())
         .limit(1)
     )
     with store.read() as connection:
         found = connection.execute(query).first()
-    return None if found is None else (found[0], found[1])
+    return None if found is None or found[2] == "classification" else (found[0], found[1])
 
 
 def thresholds_of(

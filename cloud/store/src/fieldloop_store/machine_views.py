@@ -91,14 +91,16 @@ def machines_page(
         raised = _alarms(connection, fleet, named)
         armed = _calibrations(connection, fleet, assigned)
         begun = _commissionings(connection, fleet, named)
-    return [
-        MachineView(
-            row.machine, row.site, row.nameplate, tuple(assigned[row.machine]),
-            *raised.get(row.machine, (0, 0, None)), armed.get(row.machine, ""),
-            begun.get(row.machine, ""),
-        )
-        for row in rows
-    ], count  # fmt: skip
+    views = []
+    for row in rows:
+        unclosed, standing, raised_ns = raised.get(row.machine, (0, 0, None))
+        views.append(
+            MachineView(
+                row.machine, row.site, row.nameplate, tuple(assigned[row.machine]), unclosed,
+                standing, raised_ns, armed.get(row.machine, ""), begun.get(row.machine, ""),
+            )
+        )  # fmt: skip
+    return views, count
 
 
 def find_machine(store: Store, fleet: str, machine: str) -> MachineView | None:
@@ -124,7 +126,7 @@ def _assigned(
 
 def _alarms(
     connection: Connection, fleet: str, named: Sequence[str]
-) -> dict[str, tuple[int, int, int]]:
+) -> dict[str, tuple[int, int, int | None]]:
     a = alarms.c
     query = (
         select(

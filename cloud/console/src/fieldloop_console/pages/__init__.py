@@ -11,18 +11,19 @@ from fieldloop_console.pages import (
     account,
     devices,
     fleet,
-    learning,
     machines,
+    models,
     overview,
     rollouts,
     signals,
+    training,
 )
 from fieldloop_console.pages.shell import STATIC, not_found
 
 
 def mount(app: FastAPI, console: Console) -> None:
     """Put all pages on the application."""
-    for part in (overview, machines, devices, learning, rollouts, signals, fleet, account):
+    for part in (overview, machines, devices, training, models, rollouts, signals, fleet, account):
         part.register(console)
     nicegui_app.add_static_files("/assets", STATIC)
     nicegui_app.exception_handler(404)(not_found())

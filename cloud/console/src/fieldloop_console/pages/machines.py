@@ -135,6 +135,7 @@ async def _condition(visit: Visit, machine: str, view: MachineView) -> None:
         ui.html(render("machines/condition_head.html", found=found), sanitize=False)
         for condition, drawn in found:
             if condition.days:
+                ui.html(render("machines/plot_head.html", c=condition), sanitize=False)
                 plots.append(ui.echart(drawn).style("height:260px"))
 
     async def look() -> None:
