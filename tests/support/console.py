@@ -24,7 +24,8 @@ from fieldloop_contract.messages import (
     StreamState,
 )
 from fieldloop_models.recipe import recipe_names, recipe_task, settings_schema
-from fieldloop_store import commissionings, questions
+from fieldloop_store import access, commissionings, questions
+from fieldloop_store.access import TokenRow
 from fieldloop_store.alarms import Said, take
 from fieldloop_store.artefacts import add_artefacts
 from fieldloop_store.engine import Store
@@ -230,6 +231,20 @@ class SmallFleet:
         log = LogKey(FLEET, device, "inference", "9" * 32)
         row = self._event(log, self._told, kind, data)
         store_intake(self.store, Intake(rows={"events": [row]}, received_ns=time.time_ns()))
+
+    def alarm(self, device: str) -> str:
+        """Let a device raise an alarm now; returns its id."""
+        now_ns = time.time_ns()
+        told = {"model": self.model.model_dump(mode="json"), "score": 2.0, "threshold": 1.0}
+        found = take(
+            self.store, FLEET, [Said(device, "main", "imu", True, now_ns, told)], now_ns=now_ns
+        )
+        return found[0].row.id
+
+    def token(self, user: str) -> None:
+        """Let a program of a user's have a token."""
+        row = TokenRow("0" * 32, user, "elsewhere", "viewer", time.time_ns(), None, None)
+        access.add_token(self.store, row, "0" * 64)
 
     _told = 0
 

@@ -95,19 +95,19 @@ def _typed(value: Any, kind: str) -> str:
 
 
 def _bounds(schema: Mapping[str, Any], said: Mapping[str, Any]) -> str:
-    of = _resolved(schema, said["items"]) if isinstance(said.get("items"), dict) else said
-    words = [
+    many = isinstance(said.get("items"), dict)
+    of = _resolved(schema, said["items"]) if many else said
+    words = " ".join(
         f"{text} {of[key]:g}"
         for key, text in (("minimum", "from"), ("exclusiveMinimum", "above"),
                           ("maximum", "to"), ("exclusiveMaximum", "below"))
         if isinstance(of.get(key), int | float)
-    ]  # fmt: skip
-    if of is not said:
-        words.insert(0, "each" if words else "")
-        most, least = said.get("maxItems"), said.get("minItems")
-        words.append(f"at least {least} of them" if least else "")
-        words.append(f"at most {most}" if most else "")
-    return " ".join(word for word in words if word)
+    )  # fmt: skip
+    most, least = said.get("maxItems"), said.get("minItems")
+    if not many or not (most or least):
+        return words
+    number = f"{least or 0} to {most} of them" if most else f"at least {least} of them"
+    return f"each {words}; {number}" if words else number
 
 
 def read_form(schema: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from sqlalchemy import ColumnElement, Connection, func, or_, select
 from fieldloop_store.commissionings import UNDER_WAY
 from fieldloop_store.engine import Store
 from fieldloop_store.lifecycle import Phase
-from fieldloop_store.machines import AssignmentRow
+from fieldloop_store.machines import COHORT, AssignmentRow
 from fieldloop_store.schema import machines, stream_assignments
 from fieldloop_store.schema_machines import alarms, calibrations, commissionings
 
 PAGE_MAX = 1_000
+COHORTS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,21 @@ def find_machine(store: Store, fleet: str, machine: str) -> MachineView | None:
     """One machine, or None."""
     found, _ = machines_page(store, fleet, only=machine, limit=1)
     return found[0] if found else None
+
+
+def cohorts_of(store: Store, fleet: str) -> list[tuple[str, int]]:
+    """Cohorts that nameplates name, and the number of their machines, the largest first."""
+    m = machines.c
+    cohort = m.nameplate[COHORT].as_string()
+    query = (
+        select(cohort, func.count())
+        .where(m.fleet == fleet, cohort.is_not(None))
+        .group_by(cohort)
+        .order_by(func.count().desc(), cohort)
+        .limit(COHORTS_MAX)
+    )
+    with store.read() as connection:
+        return [(str(name), int(n)) for name, n in connection.execute(query) if name]
 
 
 def _assigned(

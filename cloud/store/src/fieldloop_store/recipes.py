@@ -42,8 +42,7 @@ def publish_recipes(store: Store, recipes: Sequence[RecipeRow], *, now_ns: int) 
         RetryLater: the store is away.
     """
     files = {
-        recipe.name[:_NAME_MAX]: (_TYPE, json.dumps(asdict(recipe), sort_keys=True).encode())
-        for recipe in recipes
+        recipe.name[:_NAME_MAX]: (_TYPE, json.dumps(asdict(recipe)).encode()) for recipe in recipes
     }
     with store.begin() as connection:
         add_artefacts(connection, SUBJECT, files, now_ns)

@@ -1,8 +1,6 @@
-"""Machines and what measures them; the fleet: its parts and what runs on them."""
+"""The fleet: cohorts, container releases, device profiles, software and boards."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -11,13 +9,16 @@ from nicegui import ui
 from fieldloop_console.console import Console
 from fieldloop_console.pages.shell import crowded, frame, page_main, visit_of
 from fieldloop_console.rendering import render
-from fieldloop_store.views import services_changed
+from fieldloop_store.machine_views import cohorts_of
+from fieldloop_store.rollouts import cohorts_of_rollout, list_rollouts
 
-ALARMS_SHOWN = 6
+CONTAINERS = "_containers"
+"""Lane of container rollouts, as delivery names it."""
+RELEASES_SHOWN = 10
 
 
 def register(console: Console) -> None:
-    """Add the pages."""
+    """Add the page."""
 
     @ui.page("/f/{fleet}/fleet")
     async def fleet_page(request: Request, fleet: str) -> Response | None:
@@ -32,18 +33,11 @@ def register(console: Console) -> None:
 
 
 def _fleet(console: Console, fleet: str) -> str:
-    versions: Counter[tuple[str, str]] = Counter()
-    boards: Counter[tuple[str, str]] = Counter()
-    streams: Counter[tuple[str, tuple[str, ...], float]] = Counter()
-    for change in services_changed(console.store, fleet, since_ns=0, with_status=True):
-        for name, version in (change.status.get("versions") or {}).items():
-            versions[name, str(version)] += 1
-        capability = change.status.get("capability") or {}
-        if capability.get("machine"):
-            boards[str(capability["machine"]), str(capability.get("runtime") or "–")] += 1
-        for stream in (change.reported or {}).get("streams", ()):
-            streams[stream["stream"], tuple(stream["channels"]), stream["rate_hz"]] += 1
+    newest = list_rollouts(console.store, fleet, limit=1)
     return render(
-        "fleet/fleet.html", f=console.pulse.figures(fleet), versions=sorted(versions.items()),
-        boards=sorted(boards.items()), streams=sorted(streams.items()), base=f"/f/{fleet}",
+        "fleet/fleet.html", f=console.pulse.figures(fleet), parts=console.pulse.parts(fleet),
+        cohorts=cohorts_of(console.store, fleet), base=f"/f/{fleet}",
+        releases=list_rollouts(console.store, fleet, slot=CONTAINERS, limit=RELEASES_SHOWN),
+        rollout=newest[0] if newest else None,
+        rollout_cohorts=cohorts_of_rollout(console.store, fleet, newest[0].id) if newest else [],
     )  # fmt: skip

@@ -19,8 +19,10 @@ from fieldloop_console.rendering import render
 from fieldloop_store import registry
 from fieldloop_store.artefacts import list_artefacts
 from fieldloop_store.registry import ModelRow
+from fieldloop_store.rollouts import list_rollouts
 
 DEVICES_SHOWN = 60
+ROLLOUTS_LOOKED = 50
 CARD = "card.md"
 PICTURES = {
     "confusion.png": "What it confuses", "roc.png": "True against false positives",
@@ -133,11 +135,19 @@ def _where(console: Console, fleet: str, row: ModelRow) -> str:
     devices = console.pulse.devices_with(fleet, row.name, row.version)
     dataset = registry.find_dataset(console.store, row.dataset) if row.dataset else None
     same = registry.list_models(console.store, fleet, dataset=row.dataset) if row.dataset else []
+    manifest = registry.find_manifest(console.store, row.digest)
+    rollouts = [
+        r
+        for r in list_rollouts(console.store, fleet, limit=ROLLOUTS_LOOKED)
+        if (r.model, r.version) == (row.name, row.version)
+    ]
+    diagram = lineage_diagram(
+        f"/f/{fleet}", row, dataset, same, len(devices),
+        manifest.lineage.parent if manifest is not None else None, rollouts,
+    )  # fmt: skip
     return render(
         "models/where.html", devices=devices[:DEVICES_SHOWN], more=len(devices) - DEVICES_SHOWN,
-        base=f"/f/{fleet}",
-        diagram=lineage_diagram(f"/f/{fleet}", row, dataset, same, len(devices)), row=row,
-        dataset=dataset,
+        base=f"/f/{fleet}", diagram=diagram, row=row, dataset=dataset,
     )  # fmt: skip
 
 

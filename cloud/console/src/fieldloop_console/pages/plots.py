@@ -135,7 +135,9 @@ def signal_options(
     half = (times[1] - times[0]) / 2 if len(times) > 1 else 0.0
     series = []
     for channel in range(picture.low.shape[1]):
-        unit = f" ({units[channel]})" if units[channel] else ""
+        # What a device says of a stream may be newer than the frames that are drawn.
+        name = names[channel] if channel < len(names) else f"channel {channel + 1}"
+        unit = f" ({units[channel]})" if channel < len(units) and units[channel] else ""
         points: list[list[float | None]] = []
         rows = zip(times, picture.low[:, channel], picture.high[:, channel], strict=True)
         for t_ms, low, high in rows:
@@ -146,7 +148,7 @@ def signal_options(
             else:
                 points += [[t_ms, float(low)], [t_ms + half, float(high)]]
         series.append({
-            "type": "line", "name": f"{names[channel]}{unit}", "data": points,
+            "type": "line", "name": f"{name}{unit}", "data": points,
             "showSymbol": False, "lineStyle": {"width": 1.2}, "connectNulls": False,
             "color": SERIES[channel % len(SERIES)],
         })  # fmt: skip

@@ -48,6 +48,9 @@ def register(console: Console) -> None:
             if len(picked) > 1:
                 await _comparison(visit, picked[:COMPARED_MAX])
             else:
+                await visit.part(
+                    lambda: render("training/head.html", base=visit.base, may=visit.actor.may)
+                )
                 await visit.part(lambda: _asked(visit))
                 await visit.part(lambda: _runs(console, fleet, visit))
         _answers(visit)
