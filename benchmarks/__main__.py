@@ -23,8 +23,8 @@ from rich.table import Table
 from fieldloop_contract.errors import FieldloopError
 
 NAMES = ("log", "log_service", "backlog", "telemetry", "delivery", "inference", "training")
-MODELS = ("skab", "skab_machines", "watch", "machines")
-"""What models are worth, rather than what they cost: long, and only run by name."""
+MODELS = ("skab", "skab_machines", "watch", "machines", "console")
+"""What models are worth, and the console on a large store: long, and only run by name."""
 
 
 def main() -> int:
@@ -35,7 +35,9 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, to try it out")
-    parser.add_argument("--data", type=Path, help="folder of the data set (skab, skab_machines)")
+    parser.add_argument(
+        "--data", type=Path, help="data set (skab, skab_machines), or folder of the store (console)"
+    )
     parser.add_argument("--seeds", type=int, help="trainings of each model (skab, watch, machines)")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(NAMES + MODELS)

@@ -318,3 +318,9 @@ def settings_schema(name: str) -> dict[str, Any]:
     """
     schema: dict[str, Any] = _factory(name).settings_type.model_json_schema()
     return schema
+
+
+def recipe_task(name: str) -> Task:
+    """What a recipe learns. Raises FixConfiguration: no such recipe."""
+    task: Task = _factory(name).task
+    return task

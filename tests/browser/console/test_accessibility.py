@@ -13,8 +13,9 @@ from support.console import FLEET, OTHER_RUN, ROLLOUT, RUN
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 BASE = f"/f/{FLEET}"
 PAGES = [
-    BASE, f"{BASE}/machines", f"{BASE}/devices", f"{BASE}/devices/pump-1", f"{BASE}/data",
-    f"{BASE}/data?device=pump-1&stream=imu", f"{BASE}/training", f"{BASE}/training/{RUN}",
+    BASE, f"{BASE}/machines", f"{BASE}/machines/press", f"{BASE}/devices",
+    f"{BASE}/devices/pump-1", f"{BASE}/data", f"{BASE}/data?device=pump-1&stream=imu",
+    f"{BASE}/training", f"{BASE}/training/new", f"{BASE}/training/{RUN}",
     f"{BASE}/training?run={RUN}&run={OTHER_RUN}", f"{BASE}/models", f"{BASE}/models/activity/1",
     f"{BASE}/rollouts", f"{BASE}/rollouts/{ROLLOUT}", f"{BASE}/fleet", "/account", "/login?next=x",
 ]  # fmt: skip

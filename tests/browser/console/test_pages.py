@@ -15,8 +15,9 @@ from support.console import FLEET, OTHER_RUN, ROLLOUT, RUN, XSS
 
 BASE = f"/f/{FLEET}"
 PAGES = [
-    BASE, f"{BASE}/machines", f"{BASE}/devices", f"{BASE}/devices/pump-1", f"{BASE}/data",
-    f"{BASE}/data?device=pump-1&stream=imu", f"{BASE}/training", f"{BASE}/training/{RUN}",
+    BASE, f"{BASE}/machines", f"{BASE}/machines/press", f"{BASE}/devices",
+    f"{BASE}/devices/pump-1", f"{BASE}/data", f"{BASE}/data?device=pump-1&stream=imu",
+    f"{BASE}/training", f"{BASE}/training/new", f"{BASE}/training/{RUN}",
     f"{BASE}/training?run={RUN}&run={OTHER_RUN}", f"{BASE}/models", f"{BASE}/models/activity/1",
     f"{BASE}/rollouts", f"{BASE}/rollouts/{ROLLOUT}", f"{BASE}/fleet", "/account",
 ]  # fmt: skip
@@ -160,12 +161,12 @@ def test_a_machine_is_added_and_a_stream_assigned_to_it(world: Any):
     page.get_by_role("button", name="Add a machine").click()
     page.get_by_label("Id, such as pump-7").fill("mill")
     page.keyboard.press("Enter")
-    card = page.locator("#mill")
-    expect(card).to_contain_text("not measured")
-    card.get_by_role("button", name="Assign a stream").click()
+    expect(page.get_by_role("heading", name="mill", level=1)).to_be_visible()
+    expect(page.get_by_text("not measured")).to_be_visible()
+    page.get_by_role("button", name="Assign a stream").click()
     page.get_by_label("device/stream").fill("pump-2/imu")
     page.keyboard.press("Enter")
-    expect(card.get_by_role("link", name="pump-2/imu")).to_be_visible()
+    expect(page.get_by_role("link", name="pump-2/imu")).to_be_visible()
 
 
 def close_secret(page: Page) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from fieldloop_store.alarms import Said, take
 from fieldloop_store.ledger import books
 from fieldloop_store.queries import annotations
-from support.console import FLEET, ROLLOUT, RUN, SPAN_S, signal
+from support.console import FLEET, PNG, ROLLOUT, RUN, SPAN_S, signal
 
 BASE = f"/api/v1/fleets/{FLEET}"
 S = 10**9
@@ -226,7 +226,8 @@ def test_an_alarm_is_judged_and_its_verdict_is_a_label(site: Any):
     take(site.store, FLEET, [said], now_ns=t_ns)
     operator = site.client("operator")
     found = operator.get(f"{BASE}/alarms", params={"open": "true"}).json()["items"]
-    assert [(a["device"], a["machine"]) for a in found] == [("pump-1", "press")]
+    told = [(a["device"], a["slot"], a["machine"]) for a in found]
+    assert told == [("pump-1", "main", "press"), ("pump-1", "wear", "press")], "newest first"
     path = f"{BASE}/alarms/{found[0]['id']}"
     assert operator.post(path, json={"kind": "acknowledge"}).status_code == 200
     judged = operator.post(path, json={"kind": "judge", "verdict": "fault"}).json()
@@ -245,3 +246,49 @@ def test_a_rollout_is_steered_by_requests_that_delivery_answers(site: Any):
     assert operator.post(path, json={"kind": "delete"}).status_code == 422
     body = {"model": "nothing", "version": 1}
     assert operator.post(f"{BASE}/rollouts", json=body).status_code == 404
+
+
+def test_a_training_whose_settings_do_not_fit_the_recipe_is_refused(site: Any):
+    operator = site.client("operator")
+    known = {r["name"]: r for r in operator.get("/api/v1/recipes").json()}
+    assert known["activity_cnn"]["schema"]["properties"]["epochs"]["maximum"] == 500
+    body = {"model": "activity", "recipe": "activity_cnn", "settings": {"epochs": 501, "x": 1}}
+    answer = operator.post(f"{BASE}/runs", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "recipe.settings")
+    assert "Epochs (epochs): 501 is greater than the maximum of 500" in answer.json()["detail"]
+    assert "'x' was unexpected" in answer.json()["detail"]
+    assert len(operator.get(f"{BASE}/runs").json()) == 2, "nothing was enqueued"
+
+
+def test_what_training_asks_is_answered_once_and_starts_the_proposed_run(site: Any):
+    operator = site.client("operator")
+    asked = operator.get(f"{BASE}/questions", params={"open": "true"}).json()
+    assert [q["id"] for q in asked] == [site.fleet.question]
+    path = f"{BASE}/questions/{site.fleet.question}"
+    foreign = f"/api/v1/fleets/other/questions/{site.fleet.question}"
+    assert operator.post(foreign, json={"train": True}).status_code == 404
+    run = operator.post(path, json={"train": True, "what": "sensor", "note": "new"}).json()["run"]
+    row = operator.get(f"{BASE}/runs/{run}").json()
+    assert (row["state"], row["settings"], row["trigger"]["by"]) == (
+        "queued", {"epochs": 3}, "operator",
+    )  # fmt: skip
+    again = operator.post(path, json={"train": False})
+    assert (again.status_code, again.json()["code"]) == (409, "questions.closed")
+    closed = operator.get(f"{BASE}/questions").json()[0]
+    assert (closed["state"], closed["answer"]["what"]) == ("accepted", "sensor")
+
+
+def test_the_files_of_a_run_are_shown_or_saved_and_nothing_else_is(site: Any):
+    viewer = site.client("viewer")
+    names = [f["name"] for f in viewer.get(f"{BASE}/runs/{RUN}/files").json()]
+    assert names == ["card.md", "roc.png"]
+    shown = viewer.get(f"{BASE}/runs/{RUN}/files/roc.png")
+    assert (shown.headers["content-type"], shown.content) == ("image/png", PNG)
+    saved = viewer.get(f"{BASE}/runs/{RUN}/files/card.md")
+    assert saved.headers["content-type"] == "application/octet-stream"
+    assert saved.headers["content-disposition"].startswith("attachment")
+    for path in (f"runs/{RUN}/files/..%2froc.png", f"runs/{'a' * 32}/files/roc.png",
+                 f"runs/{RUN}/files/.roc", "runs/recipes/files/activity_cnn"):  # fmt: skip
+        assert viewer.get(f"{BASE}/{path}").status_code in (404, 422), path
+    other = f"/api/v1/fleets/other/runs/{RUN}/files/roc.png"
+    assert viewer.get(other).status_code == 404

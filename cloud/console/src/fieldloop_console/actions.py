@@ -16,6 +16,7 @@ from typing import Any, Literal
 from fieldloop_console.commissioning import CommissioningActions
 from fieldloop_console.gate import Gate
 from fieldloop_console.identity import Actor
+from fieldloop_console.training import TrainingActions
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.ids import check_id
 from fieldloop_store import (
@@ -26,8 +27,6 @@ from fieldloop_store import (
     lifecycle,
     machines,
     registry,
-    runqueue,
-    runs,
     steering,
     webhooks,
 )
@@ -44,7 +43,7 @@ _DAY_NS = 86_400 * 10**9
 DeviceChange = Literal["retire", "reinstate"]
 
 
-class Actions(CommissioningActions):
+class Actions(CommissioningActions, TrainingActions):
     """What can be done. Any thread."""
 
     def __init__(self, store: Store, gate: Gate, now_ns: Callable[[], int]) -> None:
@@ -232,36 +231,6 @@ class Actions(CommissioningActions):
         with self.acting(actor, "operator", f"model-{state}", target, fleet=fleet):
             if not registry.set_model_state(self._store, fleet, name, version, state):
                 raise RejectedInput(f"no model {target}", code="model.unknown")
-
-    # Trainings
-
-    def start_run(
-        self,
-        actor: Actor,
-        fleet: str,
-        *,
-        model: str,
-        recipe: str,
-        settings: Mapping[str, Any],
-        reason: str = "",
-        run: str | None = None,
-    ) -> str:
-        """Put a training in the queue; returns its id. The same `run` again changes nothing."""
-        with self.acting(actor, "operator", "run-start", model, fleet=fleet, recipe=recipe):
-            trigger = {"kind": "hand", "reason": reason or "by hand", "by": actor.name}
-            return runqueue.enqueue(
-                self._store, fleet=fleet, model=model, recipe=recipe, settings=settings,
-                trigger=trigger, now_ns=self._now_ns(), run=run,
-            )  # fmt: skip
-
-    def cancel_run(self, actor: Actor, fleet: str, run: str) -> None:
-        """End a training that waits, or ask its owner to end it."""
-        with self.acting(actor, "operator", "run-cancel", run, fleet=fleet):
-            row = runs.find_run(self._store, run)
-            if row is None or row.fleet != fleet:
-                raise RejectedInput(f"no run {run!r:.40}", code="run.unknown")
-            if runqueue.cancel(self._store, run, by=actor.name, now_ns=self._now_ns()) == "no":
-                raise RejectedInput("it has ended already", code="run.ended")
 
     # Rollouts
 

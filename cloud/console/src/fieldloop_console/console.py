@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fieldloop_console.actions import Actions
+from fieldloop_console.conditions import Conditions
 from fieldloop_console.gate import Gate
 from fieldloop_console.pulse import Pulse
 from fieldloop_console.settings import ConsoleSettings
@@ -31,6 +32,7 @@ class Console:
     actions: Actions
     pulse: Pulse
     waveforms: Waveforms
+    conditions: Conditions
     url: str
     journal: Journal
     now_ns: Callable[[], int] = time.time_ns
@@ -54,6 +56,7 @@ def make_console(
         actions=Actions(store, gate, now_ns),
         pulse=Pulse(store, settings.fleet_list(), now_ns),
         waveforms=Waveforms(store),
+        conditions=Conditions(store, now_ns),
         url=url.rstrip("/"),
         journal=journal,
         now_ns=now_ns,

@@ -29,7 +29,7 @@ from fieldloop_runtime.journal import Journal
 MEDIA_TYPE = "application/problem+json"
 _CLASHES = frozenset(
     {"user.taken", "user.last-admin", "assignment.overlap", "registry.version-taken", "run.ended",
-     "rollout.state", "commissioning.state"}
+     "rollout.state", "commissioning.state", "questions.closed"}
 )  # fmt: skip
 
 

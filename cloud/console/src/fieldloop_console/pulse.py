@@ -11,6 +11,8 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
 
 from fieldloop_store.accounts import BooksFigures, books_figures
 from fieldloop_store.engine import Store
@@ -25,6 +27,7 @@ from fieldloop_store.views import (
     services_changed,
 )
 
+T = TypeVar("T")
 OPEN_ROLLOUTS = ("queued", "running", "awaiting", "paused")
 HISTORY_S = 900
 RATE_S = 20
@@ -85,11 +88,29 @@ class Figures:
     needs: list[Need]
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a fleet is made of, each with the number of services that said so.
+
+    Attributes:
+        versions: package and version.
+        boards: processor and TFLite runtime.
+        streams: of the devices' profiles: stream, channels, rate in Hz.
+    """
+
+    versions: list[tuple[tuple[str, str], int]]
+    boards: list[tuple[tuple[str, str], int]]
+    streams: list[tuple[tuple[str, tuple[str, ...], float], int]]
+
+
 @dataclass(slots=True)
 class _Service:
     state: str
     stored: int
     slots: list[tuple[str, str, str, int]]  # slot, state, model, version
+    versions: tuple[tuple[str, str], ...]
+    board: tuple[str, str] | None
+    streams: tuple[tuple[str, tuple[str, ...], float], ...]
 
 
 @dataclass(slots=True)
@@ -133,6 +154,16 @@ class Pulse:
             device for (device, _), s in pairs if any(slot[2:] == wanted for slot in s.slots)
         })  # fmt: skip
 
+    def parts(self, fleet: str) -> Parts:
+        """What the fleet is made of, as of the last beat."""
+        with self._lock:
+            known = self._fleets.get(fleet)
+            services = list(known.services.values()) if known else []
+        versions = Counter(pair for s in services for pair in s.versions)
+        boards = Counter(s.board for s in services if s.board is not None)
+        streams = Counter(stream for s in services for stream in s.streams)
+        return Parts(sorted(versions.items()), sorted(boards.items()), sorted(streams.items()))
+
     def beat(self) -> None:
         """Look at every fleet. Raises RetryLater where the database is away."""
         for fleet in {*self._named, *heard_fleets(self._store)}:
@@ -143,12 +174,13 @@ class Pulse:
         with self._lock:
             own = self._fleets.get(fleet) or _Fleet()
             since_ns = max(0, own.read_ns - _OVERLAP_NS)
-        changes = services_changed(self._store, fleet, since_ns=since_ns)
+        changes = services_changed(self._store, fleet, since_ns=since_ns, with_status=True)
         if since_ns and count_services(self._store, fleet) != len(
             own.services.keys() | {(c.device, c.service) for c in changes}
         ):
             # Something is gone, such as an erased device: begin anew.
-            changes, own = services_changed(self._store, fleet, since_ns=0), _Fleet()
+            own = _Fleet()
+            changes = services_changed(self._store, fleet, since_ns=0, with_status=True)
         with self._lock:
             for change in changes:
                 own.services[change.device, change.service] = _picture(change)
@@ -177,7 +209,7 @@ class Pulse:
             for slot, state, model, version in service.slots:
                 uses.setdefault((slot, model, version), Counter())[state] += 1
         runs = list_runs(self._store, fleet, limit=50)
-        rollouts = list_rollouts(self._store, fleet)[:50]
+        rollouts = list_rollouts(self._store, fleet, limit=50)
         return Figures(
             fleet=fleet,
             at_ns=now_ns,
@@ -254,7 +286,25 @@ def _picture(change: ServiceChange) -> _Service:
         if active:
             slots.append((slot["slot"], slot["state"], active["name"], active["version"]))
     stored = sum(ledger.get("stored", 0) for ledger in reported.get("ledgers", ()))
-    return _Service(change.state, stored, slots)
+    capability = change.status.get("capability") or {}
+    board = None
+    if capability.get("machine"):
+        board = (str(capability["machine"]), str(capability.get("runtime") or "–"))
+    return _Service(
+        change.state, stored, slots,
+        _shared(tuple((n, str(v)) for n, v in (change.status.get("versions") or {}).items())),
+        _shared(board),
+        _shared(tuple(
+            (str(s["stream"]), tuple(map(str, s["channels"])), float(s["rate_hz"]))
+            for s in reported.get("streams", ())
+        )),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=10_000)
+def _shared(value: T) -> T:
+    """The same object for equal values: ten thousand devices of one kind say the same."""
+    return value
 
 
 def _remember(history: deque[tuple[int, int]], now_ns: int, stored: int) -> None:

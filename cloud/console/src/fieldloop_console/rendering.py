@@ -81,6 +81,15 @@ def size(value: float | None) -> str:
     raise AssertionError
 
 
+def span(seconds: float) -> str:
+    """How long something takes, for people: two days, five hours, ten minutes."""
+    for name, unit in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * unit or (name == "minute" and seconds >= unit):
+            number = round(seconds / unit)
+            return f"{number} {name}{'s' if number != 1 else ''}"
+    return "less than a minute"
+
+
 def told(event: EventRow) -> str:
     """The data of an event in a few words."""
     words = []
@@ -95,5 +104,5 @@ def told(event: EventRow) -> str:
 
 
 _ENVIRONMENT.filters.update(
-    told=told, clock=clock, moment=moment, count=count, share=share, size=size
+    told=told, clock=clock, moment=moment, count=count, share=share, size=size, span=span
 )

@@ -269,12 +269,13 @@ def in_force(
         return [_armed(found) for found in rows]
 
 
-def latest_armed(store: Store, fleet: str) -> list[CalibrationRow]:
+def latest_armed(store: Store, fleet: str, *, device: str | None = None) -> list[CalibrationRow]:
     """The record that was armed last for each slot of each device, stale or not: for its orders."""
     c = calibrations.c
+    own = [c.fleet == fleet, *([c.device == device] if device is not None else [])]
     newest = (
         select(c.device, c.slot, func.max(c.armed_ns).label("armed_ns"))
-        .where(c.fleet == fleet)
+        .where(*own)
         .group_by(c.device, c.slot)
         .subquery()
     )
@@ -288,7 +289,7 @@ def latest_armed(store: Store, fleet: str) -> list[CalibrationRow]:
                 c.armed_ns == newest.c.armed_ns,
             ),
         )
-        .where(c.fleet == fleet)
+        .where(*own)
         .order_by(c.device, c.slot, c.digest)
     )
     with store.read() as connection:

@@ -106,6 +106,14 @@ def list_questions(
         return [Question(*row) for row in connection.execute(newest.limit(min(limit, ROWS_MAX)))]
 
 
+def find_question(store: Store, question: str) -> Question | None:
+    """One question, or None."""
+    with store.read() as connection:
+        query = select(*_COLUMNS).where(questions.c.id == question)
+        found = connection.execute(query).one_or_none()
+    return None if found is None else Question(*found)
+
+
 def answer(
     store: Store,
     question: str,

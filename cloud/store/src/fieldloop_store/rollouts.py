@@ -21,6 +21,7 @@ from fieldloop_store.steering import AuditRow, Request, save_answers, save_audit
 ROLLOUTS_MAX = 1_000
 DEVICES_MAX = 1_000_000
 PAGE_ROWS = 500
+COHORTS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ class DocumentRow:
     payload: bytes
 
 
-def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[RolloutRow]:
+def list_rollouts(
+    store: Store, fleet: str, *, slot: str | None = None, limit: int = ROLLOUTS_MAX
+) -> list[RolloutRow]:
     """Rollouts, newest first, at most `ROLLOUTS_MAX`."""
     r = rollouts.c
     query = select(
@@ -85,7 +88,7 @@ def list_rollouts(store: Store, fleet: str, *, slot: str | None = None) -> list[
         query = query.where(r.slot == slot)
     with store.read() as connection:
         rows = connection.execute(
-            query.order_by(r.created_ns.desc(), r.id.desc()).limit(ROLLOUTS_MAX)
+            query.order_by(r.created_ns.desc(), r.id.desc()).limit(min(limit, ROLLOUTS_MAX))
         ).all()
     return [RolloutRow(*row) for row in rows]
 
@@ -120,6 +123,20 @@ def list_rollout_devices(
     with store.read() as connection:
         rows = connection.execute(query.order_by(d.device).limit(limit)).all()
     return [MemberRow(*row) for row in rows]
+
+
+def cohorts_of_rollout(store: Store, fleet: str, rollout: str) -> list[tuple[str, int]]:
+    """Cohorts of the devices that a rollout touched, and their number, the largest first."""
+    d = rollout_devices.c
+    query = (
+        select(d.cohort, func.count())
+        .where(d.fleet == fleet, d.rollout == rollout, d.role == "treated")
+        .group_by(d.cohort)
+        .order_by(func.count().desc(), d.cohort)
+        .limit(COHORTS_MAX)
+    )
+    with store.read() as connection:
+        return [(str(name), int(n)) for name, n in connection.execute(query)]
 
 
 def list_assignments(store: Store, fleet: str) -> list[AssignmentRow]:

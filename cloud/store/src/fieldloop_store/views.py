@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, tuple_
@@ -192,22 +192,35 @@ def events_page(
     where: list[ColumnElement[bool]] = [c.fleet == fleet]
     if device is not None:
         where.append(c.device == device)
-    if types:
-        where.append(or_(*(_of_type(wanted) for wanted in types)))
     if since_ns is not None:
         where.append(c.received_ns >= since_ns)
     if before is not None:
         at = (before.received_ns, before.device, before.service, before.epoch, before.seq)
         where += [c.received_ns <= before.received_ns, tuple_(*key) < tuple_(*at)]
+    limit = min(limit, PAGE_MAX)
     query = (
         select(c.fleet, c.device, c.service, c.epoch, c.seq, c.type, c.time, c.document,
                c.received_ns)
-        .where(*where)
         .order_by(*(column.desc() for column in key))
-        .limit(min(limit, PAGE_MAX))
+        .limit(limit)
     )  # fmt: skip
+    whole = device is None and not any(t.removesuffix("*").endswith(".") for t in types)
+    if types and whole:
+        # Each type from the index of types: together they would be looked for among all events.
+        queries = [query.where(*where, c.type == wanted) for wanted in dict.fromkeys(types)]
+    elif types:
+        queries = [query.where(*where, or_(*(_of_type(wanted) for wanted in types)))]
+    else:
+        queries = [query.where(*where)]
     with store.read() as connection:
-        return [EventRow(LogKey(*row[:4]), *row[4:]) for row in connection.execute(query)]
+        rows = [
+            EventRow(LogKey(*row[:4]), *row[4:])
+            for one in queries
+            for row in connection.execute(one)
+        ]
+    if len(queries) > 1:
+        rows.sort(key=lambda r: (r.received_ns, *astuple(r.log)[1:], r.seq), reverse=True)
+    return rows[:limit]
 
 
 def _of_type(wanted: str) -> ColumnElement[bool]:

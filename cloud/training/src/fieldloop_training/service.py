@@ -12,12 +12,13 @@ import time
 from typing import Protocol
 
 from fieldloop_contract.errors import FixConfiguration, RetryLater
-from fieldloop_models.recipe import load_recipe
+from fieldloop_models.recipe import load_recipe, recipe_names, recipe_task, settings_schema
 from fieldloop_runtime.health import Health
 from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.life import Life
 from fieldloop_store import runqueue, runs
 from fieldloop_store.engine import Store
+from fieldloop_store.recipes import RecipeRow, publish_recipes
 from fieldloop_training import carrying
 from fieldloop_training.fleetdrift import FleetDrift
 from fieldloop_training.marks import frame_marks, history, usable_marks
@@ -204,6 +205,16 @@ def make_carrier(store: Store, settings: TrainingSettings, journal: Journal) -> 
     return RayCarrier(store, settings, journal)
 
 
+def publish_own_recipes(store: Store) -> None:
+    """Say which recipes are installed here, and what they take.
+
+    Raises:
+        RetryLater: the store is away.
+    """
+    own = [RecipeRow(n, recipe_task(n), settings_schema(n)) for n in recipe_names()]
+    publish_recipes(store, own, now_ns=time.time_ns())
+
+
 def serve(life: Life, settings: TrainingSettings, health: Health) -> None:
     """Watch until `life` ends.
 
@@ -215,11 +226,15 @@ def serve(life: Life, settings: TrainingSettings, health: Health) -> None:
     carrier = make_carrier(store, settings, journal)
     watcher = Watcher(store, settings, journal, carrier)
     away = Throttle(60.0)
+    told = False
     journal.info("service.started", model=settings.model, recipe=settings.recipe)
     try:
         while not life.stop.is_set():
             health.tick("watch", TICK_LIMIT_S)
             try:
+                if not told:
+                    publish_own_recipes(store)
+                    told = True
                 watcher.step(time.monotonic())
             except RetryLater as error:
                 if away.allow():

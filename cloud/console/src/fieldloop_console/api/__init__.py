@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from fieldloop_console.api import (
     alarms,
+    asking,
     commissioning,
     data,
     devices,
@@ -25,7 +26,8 @@ def router() -> APIRouter:
     """All routes."""
     root = APIRouter(prefix=PREFIX, responses=responses(401, 403, 404, 422, 503))
     parts = (
-        session, overview, devices, alarms, commissioning, learning, rollouts, data, people, hooks,
+        session, overview, devices, alarms, commissioning, learning, asking, rollouts, data, people,
+        hooks,
     )  # fmt: skip
     for part in parts:
         root.include_router(part.router)

@@ -7,13 +7,23 @@ from nicegui import app as nicegui_app
 from nicegui import ui
 
 from fieldloop_console.console import Console
-from fieldloop_console.pages import account, devices, fleet, learning, overview, rollouts, signals
+from fieldloop_console.pages import (
+    account,
+    devices,
+    fleet,
+    machines,
+    models,
+    overview,
+    rollouts,
+    signals,
+    training,
+)
 from fieldloop_console.pages.shell import STATIC, not_found
 
 
 def mount(app: FastAPI, console: Console) -> None:
     """Put all pages on the application."""
-    for part in (overview, devices, learning, rollouts, signals, fleet, account):
+    for part in (overview, machines, devices, training, models, rollouts, signals, fleet, account):
         part.register(console)
     nicegui_app.add_static_files("/assets", STATIC)
     nicegui_app.exception_handler(404)(not_found())

@@ -78,7 +78,7 @@ def _under_way(console: Console, fleet: str) -> str:
     return render(
         "overview/under_way.html",
         runs=list_runs(console.store, fleet, limit=4),
-        rollouts=list_rollouts(console.store, fleet)[:4],
+        rollouts=list_rollouts(console.store, fleet, limit=4),
         base=f"/f/{fleet}",
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fieldloop_console.conditions import DAY_NS, Condition, Day
 from fieldloop_console.waveform import Picture
 
 RATE_HEIGHT = "180px"
@@ -35,7 +36,7 @@ def _frame(**more: Any) -> Options:
     return {
         "animation": False,
         "textStyle": _TEXT,
-        "grid": {"left": 8, "right": 12, "top": 16, "bottom": 4, "containLabel": True},
+        "grid": {"left": 8, "right": 24, "top": 16, "bottom": 4, "containLabel": True},
         "tooltip": {"trigger": "axis", "confine": True},
         "aria": {"enabled": True},
         **more,
@@ -74,6 +75,54 @@ def curve_options(curves: dict[str, list[float]], *, name: str) -> Options:
     )  # fmt: skip
 
 
+def condition_options(condition: Condition, raised_ns: list[int]) -> Options:
+    """Score by day with its band, the thresholds as they were in force, and alarms as pins.
+
+    Args:
+        raised_ns: when alarms were raised.
+    """
+    days = condition.days
+    middle = [[d.t0_ns / 1e6 + DAY_NS / 2e6, round(d.median, 6)] for d in days]
+    first_ns = days[0].t0_ns if days else 0
+    last_ns = days[-1].t0_ns + DAY_NS if days else 0
+    steps: list[list[float | None]] = []
+    for row in condition.thresholds:
+        to_ns = last_ns if row.to_ns is None else min(row.to_ns, last_ns)
+        from_ns = max(row.from_ns, first_ns)
+        if from_ns < to_ns:
+            steps += [[from_ns / 1e6, row.threshold], [to_ns / 1e6, row.threshold],
+                      [to_ns / 1e6, None]]  # fmt: skip
+    band = {"type": "line", "stack": "band", "showSymbol": False, "silent": True,
+            "lineStyle": {"opacity": 0}, "tooltip": {"show": False}}  # fmt: skip
+    at = [d.t0_ns / 1e6 + DAY_NS / 2e6 for d in days]
+    pins = [
+        {"xAxis": t / 1e6, "yAxis": _near(days, t), "itemStyle": {"color": SERIES[7]}}
+        for t in raised_ns
+        if first_ns <= t < last_ns
+    ]
+    return _frame(
+        grid={"left": 8, "right": 24, "top": 34, "bottom": 4, "containLabel": True},
+        legend={"textStyle": _TEXT, "top": 0, "data": ["median", "threshold"]},
+        xAxis=_axis("time", splitLine={"show": False}),
+        yAxis=_axis("value", scale=True, name="score", splitNumber=4),
+        series=[
+            {**band, "name": "10 %", "data": [[t, d.low] for t, d in zip(at, days, strict=True)]},
+            {**band, "name": "90 %", "areaStyle": {"color": ACCENT, "opacity": 0.14},
+             "data": [[t, round(d.high - d.low, 6)] for t, d in zip(at, days, strict=True)]},
+            {"type": "line", "name": "median", "data": middle, "color": ACCENT, "symbolSize": 4,
+             "lineStyle": {"width": 2}, "z": 3,
+             "markPoint": {"symbol": "pin", "symbolSize": 22, "data": pins}},
+            {"type": "line", "name": "threshold", "data": steps, "showSymbol": False,
+             "color": SERIES[1], "connectNulls": False,
+             "lineStyle": {"width": 1.5, "type": "dashed"}},
+        ],
+    )  # fmt: skip
+
+
+def _near(days: tuple[Day, ...], t_ns: int) -> float:
+    return min(days, key=lambda d: abs(d.t0_ns + DAY_NS // 2 - t_ns)).median
+
+
 def signal_options(
     picture: Picture, names: tuple[str, ...], units: tuple[str, ...], spans: list[Options]
 ) -> Options:
@@ -86,7 +135,9 @@ def signal_options(
     half = (times[1] - times[0]) / 2 if len(times) > 1 else 0.0
     series = []
     for channel in range(picture.low.shape[1]):
-        unit = f" ({units[channel]})" if units[channel] else ""
+        # What a device says of a stream may be newer than the frames that are drawn.
+        name = names[channel] if channel < len(names) else f"channel {channel + 1}"
+        unit = f" ({units[channel]})" if channel < len(units) and units[channel] else ""
         points: list[list[float | None]] = []
         rows = zip(times, picture.low[:, channel], picture.high[:, channel], strict=True)
         for t_ms, low, high in rows:
@@ -97,7 +148,7 @@ def signal_options(
             else:
                 points += [[t_ms, float(low)], [t_ms + half, float(high)]]
         series.append({
-            "type": "line", "name": f"{names[channel]}{unit}", "data": points,
+            "type": "line", "name": f"{name}{unit}", "data": points,
             "showSymbol": False, "lineStyle": {"width": 1.2}, "connectNulls": False,
             "color": SERIES[channel % len(SERIES)],
         })  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -13,10 +15,14 @@ from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask
 from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
 from fieldloop_console.rendering import render
+from fieldloop_store import registry
+from fieldloop_store.alarms import list_alarms
 from fieldloop_store.rollouts import find_rollout, list_rollouts
 from fieldloop_store.steering import audit_trail, list_requests
 
 SHOWN = 100
+ALARMS_LOOKED = 500
+ALARMING_SHOWN = 10
 
 
 def register(console: Console) -> None:
@@ -29,7 +35,8 @@ def register(console: Console) -> None:
         visit = visit_of(console, request, fleet)
         frame(visit, "Rollouts", "rollouts")
         with page_main():
-            await visit.part(lambda: _list(console, fleet))
+            await visit.part(lambda: _list(visit))
+        _back(visit)
         visit.live()
         return None
 
@@ -74,9 +81,64 @@ _QUESTIONS = {
 }
 
 
-def _list(console: Console, fleet: str) -> str:
-    rows = list_rollouts(console.store, fleet)[:SHOWN]
-    return render("rollouts/list.html", rows=rows, base=f"/f/{fleet}")
+@dataclass(frozen=True, slots=True)
+class _Alarming:
+    """A version in service of which alarms are open; `before` is the version that it goes back to.
+
+    Attributes:
+        before: newest approved version before it; None for none.
+    """
+
+    name: str
+    version: int
+    alarms: int
+    devices: int
+    before: int | None
+
+
+def _alarming(visit: Visit) -> list[_Alarming]:
+    """Versions in service with open alarms, the most alarms first."""
+    console, fleet = visit.console, visit.fleet
+    counted: Counter[tuple[str, int]] = Counter()
+    for alarm in list_alarms(console.store, fleet, open_only=True, limit=ALARMS_LOOKED):
+        model = alarm.document.get("model")
+        if isinstance(model, dict) and isinstance(model.get("version"), int):
+            counted[str(model.get("name", "")), model["version"]] += 1
+    if not counted:
+        return []
+    approved = registry.list_models(console.store, fleet, state="approved")
+    serving = {(u.model, u.version): u.devices for u in console.pulse.figures(fleet).models}
+    return [
+        _Alarming(
+            name, version, alarms, serving.get((name, version), 0),
+            max((m.version for m in approved if m.name == name and m.version < version),
+                default=None),
+        )
+        for (name, version), alarms in counted.most_common(ALARMING_SHOWN)
+        if any((m.name, m.version) == (name, version) for m in approved)
+    ]  # fmt: skip
+
+
+def _back(visit: Visit) -> None:
+    """From a version that alarms to the one before: one click, and one to say that it is meant."""
+    does, fleet = visit.console.actions, visit.fleet
+
+    async def back(actor: Actor, given: dict[str, str]) -> None:
+        name, version = given.get("model", ""), int(given.get("version", "0"))
+        words = "No device may run it any more: those that do go back to what they had before."
+        if await ask(f"Take {name} v{version} back?", words, "Take it back", danger=True):
+            await asyncio.to_thread(does.set_model_state, actor, fleet, name, version, "recalled")
+            ui.notify(f"{name} v{version} is recalled", position="bottom", timeout=4_000)
+
+    visit.on("back", back)
+
+
+def _list(visit: Visit) -> str:
+    rows = list_rollouts(visit.console.store, visit.fleet, limit=SHOWN)
+    return render(
+        "rollouts/list.html", rows=rows, base=visit.base, alarming=_alarming(visit),
+        may=visit.actor.may,
+    )  # fmt: skip
 
 
 def _show(console: Console, fleet: str, rollout: str, visit: Visit) -> str:
