@@ -28,10 +28,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from fieldloop_agent.settings import AgentSettings
 from fieldloop_contract.errors import FieldloopError, FixConfiguration
+from fieldloop_contract.profile import Profile
 from fieldloop_delivery.policy import Policy, load_policy
 from fieldloop_inference.settings import InferenceSettings
 from fieldloop_ingestion import located_yaml
-from fieldloop_ingestion.profile import Profile, load_profile
+from fieldloop_ingestion.profile import load_profile
 from fieldloop_ingestion.settings import IngestionSettings
 from fieldloop_ingestion.source import fit
 from fieldloop_runtime.settings import load, variables
