@@ -271,7 +271,7 @@ def ordered(watch: Watch, device: str) -> dict[str, ModelRef | None]:
     return {name: order.model for name, order in desired.slots.items()}
 
 
-def ordered(watch: Watch, device: str) -> tuple[int, str | None]:
+def ordered_profile(watch: Watch, device: str) -> tuple[int, str | None]:
     document = find_document(watch.store, FLEET, device)
     assert document is not None
     content = content_of(document.payload)
@@ -289,12 +289,15 @@ def test_a_profile_of_the_folder_is_ordered_once_and_a_wrong_one_never(watch, tm
     watch.online("pump-2")
     now_ns = time.time_ns()
     watch.make(profiles=folder).look(now_ns)
-    assert (ordered(watch, "pump-1"), ordered(watch, "pump-2")) == ((1, text), (1, None))
+    assert (ordered_profile(watch, "pump-1"), ordered_profile(watch, "pump-2")) == (
+        (1, text),
+        (1, None),
+    )
     watch.make(profiles=folder).look(now_ns)
-    assert ordered(watch, "pump-1") == (1, text)
+    assert ordered_profile(watch, "pump-1") == (1, text)
     (folder / "pump-1.yaml").write_text("streams: []")
     watch.make(profiles=folder).look(now_ns)  # a delivery that never saw the good one
-    assert ordered(watch, "pump-1") == (1, text)
+    assert ordered_profile(watch, "pump-1") == (1, text)
     (folder / "default.yaml").write_text(text)
     watch.make(Policy(), profiles=folder).look(now_ns)  # no slot: a profile is order enough
-    assert ordered(watch, "pump-2") == (2, text)
+    assert ordered_profile(watch, "pump-2") == (2, text)

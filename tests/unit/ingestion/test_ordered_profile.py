@@ -136,7 +136,7 @@ def test_a_second_profile_on_trial_goes_back_to_the_last_proven_one(device: Devi
 def test_a_proven_profile_that_this_release_does_not_understand_is_refused(device: Device) -> None:
     text = TEXT.format(rate=12) + "sources:\n  - {id: a, kind: crystal, stream: imu}\n"
     memory = device.folder / "log.profile"
-    memory.write_text('{"text": %s, "proven": true}' % json.dumps(text), "utf-8")
+    memory.write_text(json.dumps({"text": text, "proven": True}), "utf-8")
     profiles = device.begin()
     assert rate(profiles) == 10
     assert profiles.told[0][0] == "profile.refused"
