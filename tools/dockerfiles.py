@@ -54,6 +54,8 @@ LEFT_OUT_LITERT = (
     "ai_edge_litert/vendors",
     "ai_edge_litert/tools",
     "ai_edge_litert/aot",
+    "ai_edge_litert/schema_py_generated.py",
+    "ai_edge_litert/__pycache__/schema_py_generated*",
     "numpy/tests",
     "numpy/*/tests",
     "numpy/_core/*_tests.*",
@@ -63,7 +65,8 @@ LEFT_OUT_LITERT = (
     "numpy/_core/include",
     "numpy/_core/lib",
 )
-"""What runs no model on a CPU: accelerators of phones, compilers for them, tests and headers."""
+"""What runs no model on a CPU: accelerators of phones, compilers for them, tests, headers, and
+a reader of the file format in Python."""
 STRIPPED = ("zstandard/backend_c", "cbor2/_cbor2", "ai_edge_litert/libpywrap_litert_common")
 """Libraries that come with symbols for a debugger; in one wheel they are three quarters of it. Only
 these are touched: some libraries of numpy do not survive it."""
