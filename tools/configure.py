@@ -1,7 +1,9 @@
-"""Checks and renders what stands in firmware-config: `python tools/configure.py check | render`.
+"""Checks, renders and pushes what stands in firmware-config: `python tools/configure.py ...`.
 
     python tools/configure.py check
     python tools/configure.py render raspberrypi4-64 motor-monitor OUT
+    python tools/configure.py push raspberrypi4-64 motor-monitor --profiles DIR [--device pump-7]
+    python tools/configure.py push raspberrypi4-64 motor-monitor --balena [--prune]
 
 A *board* says what a device can bear (memory, threads, bytes), a *job* what it measures (profile)
 and which model it runs (policy). `render` writes one folder for devices of that board and job:
@@ -10,6 +12,10 @@ and which model it runs (policy). `render` writes one folder for devices of that
     policy.yaml       for delivery
     variables.json    balena: configuration variables of the host, and variables of each service
     config.json       what goes into balenaOS's config.json: udev rules, by name
+
+`push --profiles` puts the profile where delivery looks (its FIELDLOOP_PROFILES_DIR): it goes into
+the next signed orders, over the air, and enrolment gives it to new devices. `push --balena` sets
+the board's variables through the SDK, with delivery's settings (FIELDLOOP_BALENA_FLEET and so on).
 
 Every fault is named with file, line and remedy; the settings of a board are checked against the
 services' own.
@@ -20,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,10 +35,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from fieldloop_agent.settings import AgentSettings
 from fieldloop_contract.errors import FieldloopError, FixConfiguration
+from fieldloop_contract.ids import check_id
+from fieldloop_contract.profile import Profile
 from fieldloop_delivery.policy import Policy, load_policy
+from fieldloop_delivery.profiles import checked
 from fieldloop_inference.settings import InferenceSettings
 from fieldloop_ingestion import located_yaml
-from fieldloop_ingestion.profile import Profile, load_profile
+from fieldloop_ingestion.profile import load_profile
 from fieldloop_ingestion.settings import IngestionSettings
 from fieldloop_ingestion.source import fit
 from fieldloop_runtime.settings import load, variables
@@ -156,14 +166,45 @@ def render(board_name: str, job: str, out: Path) -> None:
     load_job(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("profile.yaml", "policy.yaml"):
-        lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
-        text = "".join(line for line in lines if "yaml-language-server" not in line)
-        (out / name).write_text(text, encoding="utf-8")
+        (out / name).write_text(_without_schema(folder / name), encoding="utf-8")
     for name, document in (
         ("variables.json", balena_variables(board)),
         ("config.json", {"os": {"udevRules": udev_rules()}}),
     ):
         (out / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def push_profile(job: str, folder: Path, device: str) -> Path:
+    """Put a job's profile into a folder of profiles, whole, under the device's name.
+
+    Raises:
+        FixConfiguration: the job is wrong, or there is no such folder.
+    """
+    load_job(FIRMWARE / "jobs" / job)
+    text = _without_schema(FIRMWARE / "jobs" / job / "profile.yaml")
+    target = folder / f"{check_id(device, 'device') if device else 'default'}.yaml"
+    new = folder / f".{target.name}.new"
+    try:
+        new.write_text(checked(text, target.name), encoding="utf-8")
+        new.replace(target)
+    except OSError as error:
+        raise FixConfiguration(f"{folder}: {error.strerror}") from error
+    return target
+
+
+def push_balena(board: str, job: str, device: str, *, prune: bool) -> int:
+    """Set a board's variables on balena; returns the status of `fleet push`."""
+    from fieldloop_delivery.__main__ import main as delivery
+
+    with tempfile.TemporaryDirectory() as folder:
+        render(board, job, Path(folder))
+        options = ["--device", device] if device else []
+        return delivery(["fleet", "push", folder, *options, *(["--prune"] if prune else [])])
+
+
+def _without_schema(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if "yaml-language-server" not in line)
 
 
 def check() -> list[str]:
@@ -193,11 +234,25 @@ def main(argv: list[str] | None = None) -> int:
     one.add_argument("board")
     one.add_argument("job")
     one.add_argument("out", type=Path)
+    push = commands.add_parser("push", help="to delivery's profiles, or to balena's variables")
+    push.add_argument("board")
+    push.add_argument("job")
+    push.add_argument("--device", default="", help="for this device instead of all")
+    where = push.add_mutually_exclusive_group(required=True)
+    where.add_argument("--profiles", type=Path, metavar="DIR", help="delivery's profiles")
+    where.add_argument("--balena", action="store_true", help="variables of the fleet or device")
+    push.add_argument("--prune", action="store_true", help="remove ours that the board lacks")
     arguments = parser.parse_args(argv)
     try:
         faults = check() if arguments.command == "check" else []
         if arguments.command == "render":
             render(arguments.board, arguments.job, arguments.out)
+        if arguments.command == "push":
+            load_board(FIRMWARE / "boards" / f"{arguments.board}.yaml")
+            if arguments.balena:
+                how = {"prune": arguments.prune}
+                return push_balena(arguments.board, arguments.job, arguments.device, **how)
+            print(push_profile(arguments.job, arguments.profiles, arguments.device))
     except FieldloopError as error:
         faults = [str(error)]
     for fault in faults:

@@ -151,7 +151,7 @@ def states_page() -> str:
 
 def profile_schema() -> str:
     """JSON Schema of a device profile, with the options of each kind of source, for editors."""
-    from fieldloop_ingestion.profile import Profile
+    from fieldloop_contract.profile import Profile
     from fieldloop_ingestion.source import GROUP, find_source
 
     schema = Profile.model_json_schema()

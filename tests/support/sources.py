@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from fieldloop_contract.errors import OutOfSpace, RejectedInput
 from fieldloop_contract.frames import Clock, Frame, samples_array
+from fieldloop_contract.profile import ChannelProfile, StreamProfile
 from fieldloop_ingestion.gate import check_against
-from fieldloop_ingestion.profile import ChannelProfile, StreamProfile
 from fieldloop_ingestion.source import Context, Source
 from fieldloop_runtime.clock import Now
 from fieldloop_runtime.journal import Journal

@@ -15,6 +15,7 @@ from fieldloop_contract import CONTRACT_VERSION
 from fieldloop_contract.calibration import RECORD_BYTES_MAX
 from fieldloop_contract.ids import Id, Sha256, Text
 from fieldloop_contract.messages import Message, ModelRef
+from fieldloop_contract.profile import PROFILE_BYTES_MAX
 
 DIRECTOR_ROLE = "director"
 FIELD = "fieldloop"
@@ -37,10 +38,15 @@ class SlotOrder(Message):
 
 
 class Desired(Message):
-    """The order for one device."""
+    """The order for one device.
+
+    `profile` is the device profile as YAML text (streams, their settings, sources): a signed
+    document holds no fractions. None leaves the device with the one it has.
+    """
 
     v: Literal[1] = CONTRACT_VERSION
     fleet: Id
     device: Id
     slots: dict[Id, SlotOrder] = Field(default_factory=dict, max_length=16)
     recalled: list[Sha256] = Field(default_factory=list, max_length=1_000)
+    profile: str | None = Field(default=None, max_length=PROFILE_BYTES_MAX)

@@ -21,6 +21,8 @@ STATUS_BYTES_MAX = 64 * 1024
 Seq = Annotated[int, Field(ge=1, le=(1 << 63) - 1)]
 TimeNs = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 Count = Annotated[int, Field(ge=0)]
+Policy = Literal["drop_oldest", "drop_newest", "decimate"]
+"""What goes when a log is full."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -218,7 +220,10 @@ class SlotState(Message):
 
 
 class Reported(Message):
-    """Retained: what a service is and has, republished whenever it changes."""
+    """Retained: what a service is and has, republished whenever it changes.
+
+    `profile` is the digest of the profile in force, where it came in an order.
+    """
 
     v: Literal[1] = CONTRACT_VERSION
     session: Text
@@ -227,6 +232,7 @@ class Reported(Message):
     slots: list[SlotState] = Field(default_factory=list, max_length=64)
     counters: dict[str, Count] = Field(default_factory=dict)
     backlog: Backlog | None = None
+    profile: Sha256 | None = None
 
 
 class Capability(Message):

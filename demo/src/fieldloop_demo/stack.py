@@ -38,6 +38,7 @@ IMAGES = {
     "fieldloop-training": "cloud/training/Dockerfile",
     "fieldloop-delivery": "cloud/delivery/Dockerfile",
     "fieldloop-machines": "cloud/machines/Dockerfile",
+    "fieldloop-console": "cloud/console/Dockerfile",
     "fieldloop-broker": "cloud/broker/Dockerfile",
 }
 _COMMAND_S = 300.0

@@ -38,10 +38,10 @@ def token_for(site: Site, device: str = "pump-7") -> str:
     return site.enrolment.provision(FLEET, device, actor="ann", hours=1, now=datetime.now(UTC))
 
 
-def agent(folder: Path, url: str, token: str) -> Agent:
+def agent(folder: Path, url: str, token: str, device: str = "") -> Agent:
     return Agent(
         AgentSettings(dir=str(folder), trust_clock=True),
-        EnrolmentSettings(url=url, token=token),
+        EnrolmentSettings(url=url, token=token, device=device),
         Home(folder),
         SystemClock(trusted=True),
         Journal("agent"),
@@ -226,3 +226,12 @@ def test_a_folder_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path: 
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(FixConfiguration):
         Home(tmp_path / "file" / "identity")
+
+
+def test_a_token_of_another_device_is_refused_where_the_device_knows_its_own_name(
+    site: Site, tmp_path: Path
+) -> None:
+    made = agent(tmp_path / "identity", site.open_door(), token_for(site, "pump-8"), "pump-7")
+    made.turn(0.0)
+    assert "the token is for pump-8, and this device is pump-7" in (made.complaint or "")
+    assert Home(tmp_path / "identity").read() is None

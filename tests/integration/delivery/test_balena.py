@@ -76,7 +76,7 @@ def test_a_device_without_an_id_goes_by_its_uuid_and_one_with_a_bad_or_doubled_i
     )
     with cloud.state.lock:
         for name, value in (("twin", "pump-1"), ("bad", "Pump/+/1")):
-            variable = {"device": fleet.devices[name], "name": "FIELDLOOP_DEVICE", "value": value}
+            variable = {"device": fleet.devices[name], "name": "ENROLMENT_DEVICE", "value": value}
             cloud.state.add("device_environment_variable", variable)
     inventory = open_fleet(cloud, fleet.slug, fleet.token).inventory(1)
     assert set(inventory.devices) == {"pump-1", plain}

@@ -226,3 +226,73 @@ def test_a_rollout_from_the_command_line_with_the_service_beside(desk: Desk, run
     finally:
         stop.set()
         thread.join()
+
+
+def board(folder: Path, **changes: str) -> str:
+    """A rendered board, as `tools/configure.py render` writes it."""
+    document = {
+        "config": {"BALENA_HOST_CONFIG_gpu_mem": "16"},
+        "service": {"inference": {"FIELDLOOP_THREADS": "2", **changes}},
+    }
+    (folder / "variables.json").write_text(json.dumps(document), "utf-8")
+    return str(folder)
+
+
+def test_a_board_s_variables_are_pushed_to_host_and_services_and_only_differences_are_sent(
+    desk: Desk, run: Run, tmp_path: Path
+) -> None:
+    folder = board(tmp_path, FIELDLOOP_IDLE_MS="50")
+    status, out, _ = run("push", folder, "--dry-run")
+    assert (status, out.splitlines()[-1]) == (0, "3 variables would be changed")
+    assert run("variables", "list", "--service", "inference")[1] == ""
+    assert run("push", folder)[1].splitlines()[-1] == "3 variables changed"
+    assert run("push", folder)[1] == "0 variables changed\n"
+    run("variables", "set", "MY_OWN=1", "--service", "inference")
+    folder = board(tmp_path)
+    assert run("push", folder)[1] == "0 variables changed\n"
+    status, out, _ = run("push", folder, "--prune")
+    assert out == "inference: FIELDLOOP_IDLE_MS removed\n1 variables changed\n"
+    listed = run("variables", "list", "--service", "inference")[1]
+    assert listed.split() == ["FIELDLOOP_THREADS=2", "MY_OWN=1"]
+    rows = desk.cloud.state.rows
+    [host] = rows["application_config_variable"].values()
+    assert (host["name"], host["value"]) == ("BALENA_HOST_CONFIG_gpu_mem", "16")
+
+    assert run("push", folder, "--device", "pump-2")[1].splitlines()[-1] == "2 variables changed"
+    assert len(rows["device_config_variable"]) == 1
+    assert run("push", folder, "--device", "pump-2")[1] == "0 variables changed\n"
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (None, "configure.py render"),
+        ("[]", "variables.json"),
+        ('{"service": {"inference": {"BALENA_X": "1"}}}', "reserved"),
+        ('{"config": {"FIELDLOOP_X": "1"}}', "does not configure the host"),
+        ('{"config": {}, "more": 1}', "more"),
+        ('{"service": {"lamp": {"FIELDLOOP_X": "1"}}}', "no service"),
+    ],
+)
+def test_a_push_that_cannot_be_says_why_and_sets_nothing(
+    desk: Desk, run: Run, tmp_path: Path, document: str | None, said: str
+) -> None:
+    if document is not None:
+        (tmp_path / "variables.json").write_text(document, "utf-8")
+    before = repr(desk.cloud.state.rows)
+    status, _, error = run("push", str(tmp_path))
+    assert status != 0
+    assert said in error
+    assert repr(desk.cloud.state.rows) == before
+
+
+def test_what_every_board_renders_to_can_be_pushed(desk: Desk, run: Run, tmp_path: Path) -> None:
+    tree = Path(__file__).resolve().parents[3]
+    sys.path.insert(0, str(tree / "tools"))
+    from configure import render  # noqa: PLC0415 - a tool, not a package
+
+    for path in sorted((tree / "firmware-config" / "boards").glob("*.yaml")):
+        out = tmp_path / path.stem
+        render(path.stem, "motor-monitor", out)
+        status, _, error = run("push", str(out), "--prune")
+        assert (status, error) == (0, "")

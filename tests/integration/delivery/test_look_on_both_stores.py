@@ -21,6 +21,7 @@ from fieldloop_delivery.fleet import Fleet, content_of
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.packing import Packings
 from fieldloop_delivery.policy import Policy
+from fieldloop_delivery.profiles import Profiles
 from fieldloop_delivery.repository import Repository
 from fieldloop_runtime.journal import Journal
 from fieldloop_store import commissionings
@@ -70,7 +71,7 @@ class Watch:
         self.fleet = self.make()
         self.seq = 0
 
-    def make(self, policy: Policy = POLICY) -> Fleet:
+    def make(self, policy: Policy = POLICY, profiles: Path | None = None) -> Fleet:
         journal = Journal("test")
         self.fleet = Fleet(
             self.store,
@@ -79,6 +80,7 @@ class Watch:
             service="inference",
             journal=journal,
             chunks=self.chunks,
+            profiles=Profiles(str(profiles), journal) if profiles else None,
         )
         return self.fleet
 
@@ -325,3 +327,35 @@ def ordered(watch: Watch, device: str) -> dict[str, ModelRef | None]:
     desired = content_of(row.payload)
     assert desired is not None
     return {name: order.model for name, order in desired.slots.items()}
+
+
+def ordered_profile(watch: Watch, device: str) -> tuple[int, str | None]:
+    document = find_document(watch.store, FLEET, device)
+    assert document is not None
+    content = content_of(document.payload)
+    assert content is not None
+    return document.version, content.profile
+
+
+def test_a_profile_of_the_folder_is_ordered_once_and_a_wrong_one_never(watch, tmp_path):
+    text = "streams: [{id: imu, rate_hz: 12.5, channels: [{name: a}]}]\n"
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "pump-1.yaml").write_text(text)
+    watch.register(1)
+    watch.online("pump-1")
+    watch.online("pump-2")
+    now_ns = time.time_ns()
+    watch.make(profiles=folder).look(now_ns)
+    assert (ordered_profile(watch, "pump-1"), ordered_profile(watch, "pump-2")) == (
+        (1, text),
+        (1, None),
+    )
+    watch.make(profiles=folder).look(now_ns)
+    assert ordered_profile(watch, "pump-1") == (1, text)
+    (folder / "pump-1.yaml").write_text("streams: []")
+    watch.make(profiles=folder).look(now_ns)  # a delivery that never saw the good one
+    assert ordered_profile(watch, "pump-1") == (1, text)
+    (folder / "default.yaml").write_text(text)
+    watch.make(Policy(), profiles=folder).look(now_ns)  # no slot: a profile is order enough
+    assert ordered_profile(watch, "pump-2") == (2, text)

@@ -10,8 +10,8 @@ import pytest
 from fieldloop_buffer import Entry, Kind, Log, LogSettings, Reader, event_entry, unpack_frame
 from fieldloop_contract.errors import MalformedMessage, OutOfSpace
 from fieldloop_contract.frames import Clock, Frame
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.intake import LogSink
-from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.triggers import Trigger, Triggers, folder_of, request
 from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.journal import Journal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -299,3 +301,47 @@ def test_help_lists_every_setting(service: Process) -> None:
     text = service.command("--help").stdout
     for name in ("FIELDLOOP_LOG_BYTES_MAX", "FIELDLOOP_UPLINK_BATCH_AGE_S", "FIELDLOOP_PROFILE"):
         assert name in text
+
+
+def test_a_profile_from_an_order_replaces_the_running_one_and_a_wrong_one_does_not(
+    service: Process, mosquitto: Mosquitto
+) -> None:
+    cloud = PretendCloud(mosquitto.port).start()
+    listener = Listener(mosquitto.port)
+    ordered = service.folder / "ordered.yaml"
+    service.environ["FIELDLOOP_ORDERED_PROFILE"] = str(ordered)
+
+    def order(text: str) -> str:
+        (service.folder / "new").write_text(text, "utf-8")
+        (service.folder / "new").replace(ordered)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def heard(what: Callable[[], object]) -> Callable[[], object]:
+        return lambda: (listener.hear(), listener.reported and what())[1]
+
+    record(service.folder / "rec", "one", 500)
+    service.start()
+    until(heard(lambda: listener.reported[-1].streams[0].samples == 500))
+    assert listener.reported[-1].profile is None
+    text = (service.folder / "p.yaml").read_text("utf-8").replace("rate_hz: 50", "rate_hz: 25.5")
+    digest = order(text)
+    until(heard(lambda: listener.reported[-1].profile == digest))
+    assert {s.rate_hz for s in listener.reported[-1].streams} == {25.5}
+    record(service.folder / "rec", "two", 500)
+    until(heard(lambda: listener.reported[-1].streams[0].samples == 1_000))
+
+    order(text.replace("kind: replay", "kind: crystal"))
+
+    def refusals() -> list[dict[str, Any]]:
+        found = [cast("dict[str, Any]", d) for d in list(cloud.documents.values())]
+        return [d["data"] for d in found if d.get("type") == "profile.refused"]
+
+    until(refusals)
+    assert "crystal" in refusals()[0]["reason"]
+    record(service.folder / "rec", "three", 500)
+    until(heard(lambda: listener.reported[-1].streams[0].samples == 1_500))
+    assert listener.reported[-1].profile == digest
+    assert all(ledger.balanced for ledger in listener.reported[-1].ledgers)
+    assert service.stop()[0] == 0
+    cloud.stop()
+    listener.stop()

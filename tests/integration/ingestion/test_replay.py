@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from fieldloop_buffer import Kind, Log, LogSettings, Reader, unpack_frame
 from fieldloop_contract.errors import MalformedMessage, OutOfSpace
 from fieldloop_contract.frames import Clock, Frame
+from fieldloop_contract.profile import ChannelProfile, SourceProfile, StreamProfile
 from fieldloop_ingestion.intake import Supervised
-from fieldloop_ingestion.profile import ChannelProfile, SourceProfile, StreamProfile
 from fieldloop_ingestion.source import Context, Sink
 from fieldloop_ingestion.sources.recordings import Bad, Block, open_recording
 from fieldloop_runtime.clock import Now

@@ -120,7 +120,7 @@ def add_device(
         )
         state.change("device", [row], {"is_running__release": state.target(row)})
         if named:
-            variable = {"device": row, "name": "FIELDLOOP_DEVICE", "value": name}
+            variable = {"device": row, "name": "ENROLMENT_DEVICE", "value": name}
             state.add("device_environment_variable", variable)
     fleet.devices[name] = row
     fleet.uuids[name] = uuid

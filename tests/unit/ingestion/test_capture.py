@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fieldloop_contract.frames import Clock, Frame
-from fieldloop_ingestion.capture import CaptureGate, CaptureProfile
+from fieldloop_contract.profile import CaptureProfile
+from fieldloop_ingestion.capture import CaptureGate
 
 S = 1_000_000_000
 BASE_S = 1_800_000_000

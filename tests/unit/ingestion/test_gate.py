@@ -9,8 +9,8 @@ import pytest
 
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.frames import Clock, Frame
+from fieldloop_contract.profile import ChannelProfile, StreamProfile
 from fieldloop_ingestion.gate import check_against
-from fieldloop_ingestion.profile import ChannelProfile, StreamProfile
 
 STREAM = StreamProfile(
     id="imu",

@@ -12,9 +12,9 @@ from array import array
 import pytest
 import yaml
 
+from fieldloop_contract.profile import Profile
 from fieldloop_ingestion import probe as module
 from fieldloop_ingestion.probe import ChannelFigures, flat_samples, probe, report
-from fieldloop_ingestion.profile import Profile
 
 
 def test_examples_in_the_documentation_are_true():

@@ -8,9 +8,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from fieldloop_contract.errors import FixConfiguration
+from fieldloop_contract.profile import SourceProfile, StreamProfile
 from fieldloop_ingestion.cost import cost_lines
 from fieldloop_ingestion.located_yaml import load
-from fieldloop_ingestion.profile import SourceProfile, StreamProfile, load_profile
+from fieldloop_ingestion.profile import load_profile
 
 GOOD = """\
 streams:

@@ -10,7 +10,8 @@ import pytest
 
 from fieldloop_contract.errors import FixConfiguration, WrongStream
 from fieldloop_contract.frames import Clock, Frame
-from fieldloop_ingestion.profile import ResampleProfile, SourceProfile, StreamProfile, check
+from fieldloop_contract.profile import ResampleProfile, SourceProfile, StreamProfile
+from fieldloop_ingestion.profile import check
 from fieldloop_ingestion.resample import make_resampler, split
 from fieldloop_ingestion.source import fit
 from fieldloop_scoring.resampling import Resampler, Resampling, times_of

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from fieldloop_contract.errors import FixConfiguration, OutOfSpace
-from fieldloop_ingestion.profile import ChannelProfile, StreamProfile
+from fieldloop_contract.profile import ChannelProfile, StreamProfile
 from fieldloop_ingestion.sources.mqtt import UNACKNOWLEDGED_MAX, MqttOptions, MqttSource
 from fieldloop_runtime.mqtt import Disconnected
 from support.sources import FakeClock, Store, context_of, stream_of

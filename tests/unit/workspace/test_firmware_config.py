@@ -135,3 +135,36 @@ def test_actions_in_workflows_are_pinned_by_commit() -> None:
         used = re.findall(r"uses:\s*(\S+)", path.read_text(encoding="utf-8"))
         assert used
         assert [u for u in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", u)] == [], path.name
+
+
+def test_a_profile_is_pushed_whole_under_the_device_s_name(tmp_path: Path) -> None:
+    tool = configure()
+    push = ["push", "raspberrypi4-64", "motor-monitor", "--profiles", str(tmp_path)]
+    assert tool.main(push) == 0
+    assert tool.main([*push, "--device", "pump-7"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["default.yaml", "pump-7.yaml"]
+    tool.load_profile(str(tmp_path / "pump-7.yaml"), tool.fit)
+
+
+@pytest.mark.parametrize(
+    ("board", "job", "more", "said"),
+    [
+        ("pentium", "motor-monitor", ["--profiles", "."], "boards: "),
+        ("raspberrypi4-64", "poetry", ["--profiles", "."], "cannot be read"),
+        ("raspberrypi4-64", "motor-monitor", ["--profiles", "none"], "none"),
+        ("raspberrypi4-64", "motor-monitor", ["--profiles", ".", "--device", "A b"], "device"),
+    ],
+)
+def test_a_push_that_cannot_be_says_why_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    board: str,
+    job: str,
+    more: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert configure().main(["push", board, job, *more]) == 1
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

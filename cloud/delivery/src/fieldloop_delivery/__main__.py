@@ -20,6 +20,7 @@ from fieldloop_delivery.fleets import loop as fleet_loop
 from fieldloop_delivery.keys import KeyRing
 from fieldloop_delivery.packing import Packings
 from fieldloop_delivery.policy import load_policy
+from fieldloop_delivery.profiles import Profiles
 from fieldloop_delivery.repository import Lifetimes, Repository
 from fieldloop_delivery.service import Delivery
 from fieldloop_delivery.settings import DeliverySettings
@@ -75,6 +76,7 @@ def serve(running: life.Life, environ: Mapping[str, str]) -> None:
         fleet = Fleet(
             store, repository, policy, service=settings.service, journal=log, chunks=chunks,
             due=(MQTT if settings.notices else 0) + (WEBHOOK if settings.webhook_url else 0),
+            profiles=Profiles(settings.profiles_dir, log),
         )  # fmt: skip
         log.info("service.started", fleet=settings.fleet, slots=[s.slot for s in policy.slots])
         Delivery(settings, store, fleet, health=state, journal=log).run(running)

@@ -30,6 +30,7 @@ from fieldloop_delivery.fleets.pinning import LANE as CONTAINERS
 from fieldloop_delivery.gathering import Known
 from fieldloop_delivery.lane import Lane
 from fieldloop_delivery.policy import Policy, SlotPolicy, challenger_slot
+from fieldloop_delivery.profiles import Profiles
 from fieldloop_delivery.publisher import Item
 from fieldloop_delivery.repository import Repository
 from fieldloop_delivery.requests import refused
@@ -110,6 +111,7 @@ class Fleet:
         journal: Journal,
         chunks: ChunkSource | None = None,
         due: int = 0,
+        profiles: Profiles | None = None,
     ) -> None:
         self._store = store
         self._repository = repository
@@ -119,6 +121,7 @@ class Fleet:
         self.fleet = repository.fleet
         self.chunks = chunks or ChunkSource(store)
         self._due = due
+        self._profiles = profiles or Profiles("", journal)
         self._members: dict[str, tuple[int, Rollout]] = {}
         self._assigned: _Slots | None = None
         self._orders: dict[str, _Known] | None = None
@@ -390,12 +393,15 @@ class Fleet:
         signed: list[DocumentRow] = []
         orders = self._orders or {}
         keys = tuple(self._repository.key_ids(DIRECTOR_ROLE))
-        for device in sorted({*by_device, *orders}):
+        self._profiles.look(seen.now_ns)
+        with_profile = {d for d in seen.services if self._profiles.text(d) is not None}
+        for device in sorted({*by_device, *orders, *with_profile}):
             desired = Desired(
                 fleet=self.fleet,
                 device=device,
                 slots=by_device.get(device, {}),
                 recalled=recalled,
+                profile=self._profile(device),
             )
             before = orders.get(device)
             same = before is not None and before.content == _fingerprint(desired)
@@ -410,6 +416,13 @@ class Fleet:
             payload = self._repository.sign_order(desired, version, manifests, now)
             signed.append(DocumentRow(device, version, payload))
         return signed
+
+    def _profile(self, device: str) -> str | None:
+        if not self._profiles.keeps(device):
+            return self._profiles.text(device)
+        row = find_document(self._store, self.fleet, device)
+        before = content_of(row.payload) if row is not None else None
+        return before.profile if before is not None else None
 
     def _items(self) -> dict[str, Item]:
         items: dict[str, Item] = {}

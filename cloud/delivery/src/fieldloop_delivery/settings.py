@@ -45,6 +45,11 @@ class DeliverySettings(Settings):
     fleet: Id = Field(description="id of the fleet")
     dir: str = Field(default="delivery", description="folder of keys/ and of the repository")
     policy: str = Field(default="policy.yaml", description="deployment policy file")
+    profiles_dir: str = Field(
+        default="",
+        description="folder of {device}.yaml and default.yaml, which orders carry to the devices;"
+        " empty: none",
+    )
     store_url: str = Field(
         default="sqlite:///fieldloop.sqlite",
         description="database: sqlite:///... or postgresql://...",

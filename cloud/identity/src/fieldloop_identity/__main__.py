@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fieldloop_contract.errors import FieldloopError
+from fieldloop_contract.errors import FieldloopError, FixConfiguration
+from fieldloop_identity import many
 from fieldloop_identity.authority import Authority
 from fieldloop_identity.enrolment import Enrolment, Terms, to_ns, utc_now
 from fieldloop_identity.keeping import Keeper, Places
@@ -34,6 +36,7 @@ The fleet's certificate authority: who may connect to the broker, and as whom.
   fieldloop-identity init                     make the authority and the broker's files
   fieldloop-identity adopt CERT KEY [CHAIN]   take an authority of your own instead
   fieldloop-identity provision DEVICE         a one-time token, which the device's agent is given
+  fieldloop-identity provision --csv FILE     one for each row (device, uuid); - is stdin
   fieldloop-identity run                      the service: enrolment and renewal over HTTPS
   fieldloop-identity revoke DEVICE            nothing that it holds counts any more
   fieldloop-identity rotate                   a new authority; the old one stays trusted too
@@ -60,7 +63,14 @@ def parser() -> argparse.ArgumentParser:
     adopt.add_argument("key", type=Path, help="its private key (PEM, not encrypted)")
     adopt.add_argument("chain", type=Path, nargs="?", help="the certificates above it (PEM)")
     provision = commands.add_parser("provision", help="print a one-time token for a device")
-    provision.add_argument("device", help="id of the device")
+    provision.add_argument("device", nargs="?", default="", help="id of the device")
+    provision.add_argument(
+        "--csv",
+        default="",
+        metavar="FILE",
+        help="many at once: rows with a header `device` or `device,uuid`; prints JSON lines, for"
+        " `fieldloop-delivery fleet enrol`; a device that is enrolled gets no token",
+    )
     provision.add_argument("--hours", type=float, default=24.0, help="its life (default 24)")
     revoke = commands.add_parser("revoke", help="revoke a device")
     revoke.add_argument("device", help="id of the device")
@@ -139,9 +149,13 @@ def _with_store(options: argparse.Namespace, settings: IdentitySettings, store: 
             keeper(settings, enrolment, Journal("identity")).look(now, time.monotonic())
             return {"authority": Authority.open(Path(settings.dir)).fingerprint}
         case "provision":
-            return enrolment.provision(
-                fleet, options.device, actor=_actor(), hours=options.hours, now=now
-            )
+            made = partial(enrolment.provision, fleet, actor=_actor(), hours=options.hours, now=now)
+            if bool(options.device) == bool(options.csv):
+                raise FixConfiguration("name one device, or a file with --csv")
+            if options.device:
+                return made(options.device)
+            named = many.read(fleet, options.csv)
+            return "\n".join(many.lines(store, fleet, named, made, to_ns(now)))
         case "revoke":
             count = enrolment.revoke(fleet, options.device, now)
             return {"device": options.device, "certificates": count}

@@ -1,8 +1,8 @@
 """What is wrong with this device, and the remedy: one finding for each thing worth a look.
 
 Looks at what is there and changes nothing: clock, identity, connection and access list, disk, logs,
-streams, slots, last acknowledgement. Each finding is fine, or says what to do. Works beside running
-services; its own MQTT client id differs from theirs.
+streams and their rates, slots, last acknowledgement. Each finding is fine, or says what to do.
+Works beside running services; its own MQTT client id differs from theirs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fieldloop_agent.access import try_own_channels
 from fieldloop_agent.home import Held, Home
+from fieldloop_agent.rates import look_at_rates
 from fieldloop_agent.settings import AgentSettings
 from fieldloop_buffer.connection import FAILURES, open_reader
 from fieldloop_buffer.ledger import Books
@@ -46,6 +47,7 @@ def examine(settings: AgentSettings, now_s: Callable[[], float] = time.time) -> 
         found.append(Finding("logs", False, f"none in {settings.logs_dir}", remedy))
     for path in logs:
         found.extend(look_at_log(path, now_s()))
+        found.extend(look_at_rates(str(path)))
     return found
 
 

@@ -18,7 +18,7 @@ from fieldloop_agent.client import Client
 from fieldloop_agent.home import Held, Home
 from fieldloop_agent.keys import make_key, make_request
 from fieldloop_agent.settings import AgentSettings, EnrolmentSettings
-from fieldloop_contract.errors import FieldloopError, RejectedInput, RetryLater
+from fieldloop_contract.errors import FieldloopError, RejectedInput, RetryLater, Untrusted
 from fieldloop_contract.frames import Clock
 from fieldloop_runtime.backoff import full_jitter
 from fieldloop_runtime.clock import SystemClock
@@ -156,6 +156,13 @@ class Agent:
         shutil.copy2(kept, draft / "key.pem")
         request = {"token": self._enrolment.token, "csr": make_request(draft / "key.pem")}
         grant = client.post("/v1/enrol", request, trust)
+        wanted, given = self._enrolment.device, grant.get("device")
+        if wanted and given != wanted:
+            raise Untrusted(
+                f"the token is for {given!s:.80}, and this device is {wanted}",
+                code="enrolment.device",
+                hint="set ENROLMENT_DEVICE and ENROLMENT_TOKEN to belong together",
+            )
         held = self._home.adopt(draft, grant, now_s=now_s, token_sha256=self._token, renewed=False)
         kept.unlink(missing_ok=True)
         return held

@@ -16,9 +16,12 @@ ENROLMENT_PREFIX = "ENROLMENT_"
 
 
 class EnrolmentSettings(Settings):
-    """What a device is provisioned with; both may be removed once it is enrolled."""
+    """What a device is provisioned with; the token may be removed once it is enrolled."""
 
     url: str = Field(default="", description="where to enrol, https://host:8443")
+    device: str = Field(
+        default="", description="id that it expects to be given; another one is refused"
+    )
     token: str = Field(default="", repr=False, description="one-time token; a new one enrols anew")
 
 

@@ -13,8 +13,9 @@ from fieldloop_buffer.log import Log
 from fieldloop_buffer.orders import Damaged, Order
 from fieldloop_buffer.payload import pack_frame, unpack_frame
 from fieldloop_buffer.reader import STREAM_STATE, Chunk, Reader
-from fieldloop_buffer.settings import LogSettings, Policy, UplinkSettings
+from fieldloop_buffer.settings import LogSettings, UplinkSettings
 from fieldloop_buffer.uplink import Uplink
+from fieldloop_contract.messages import Policy
 
 __all__ = [
     "CHANNEL_OF",

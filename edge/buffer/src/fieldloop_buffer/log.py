@@ -38,10 +38,10 @@ from fieldloop_buffer.ranges import Range, runs
 from fieldloop_buffer.retention import ROW_OVERHEAD_BYTES, bytes_to_free
 from fieldloop_buffer.room import COMMIT_OVERHEAD_BYTES
 from fieldloop_buffer.rowstore import Dropped, RowStore, RowTuple
-from fieldloop_buffer.settings import LogSettings, Policy
+from fieldloop_buffer.settings import LogSettings
 from fieldloop_contract.errors import LimitExceeded, OutOfSpace
 from fieldloop_contract.ids import check_id
-from fieldloop_contract.messages import Ack, LedgerTotals, Want
+from fieldloop_contract.messages import Ack, LedgerTotals, Policy, Want
 from fieldloop_runtime.journal import Journal
 
 BUFFER_ROWS_MAX = 4_096

@@ -30,8 +30,9 @@ from fieldloop_buffer.retention import (
 )
 from fieldloop_buffer.room import Room
 from fieldloop_buffer.rowstore import RowStore
-from fieldloop_buffer.settings import LogSettings, Policy
+from fieldloop_buffer.settings import LogSettings
 from fieldloop_contract.errors import FieldloopError, Isolate, OutOfSpace
+from fieldloop_contract.messages import Policy
 from fieldloop_runtime.clock import boot_id
 from fieldloop_runtime.journal import Journal, Throttle
 

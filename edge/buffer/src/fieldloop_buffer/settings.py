@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fieldloop_contract.messages import Policy
 from fieldloop_runtime.settings import PositiveSeconds, Settings
 
-Policy = Literal["drop_oldest", "drop_newest", "decimate"]
 MIB = 1 << 20
 
 

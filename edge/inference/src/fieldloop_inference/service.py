@@ -24,6 +24,7 @@ from fieldloop_contract.errors import FixConfiguration, MalformedMessage, OutOfS
 from fieldloop_contract.ids import check_id
 from fieldloop_contract.messages import Capability, Reported
 from fieldloop_inference.local import Outlet, listen
+from fieldloop_inference.profiles import ProfileShelf
 from fieldloop_inference.serving import Serving
 from fieldloop_inference.settings import InferenceSettings
 from fieldloop_inference.tools import Source, Tools
@@ -88,6 +89,7 @@ class Inference:
         self._take_orders = take_orders
         self._counters = counters
         self._observe = observe
+        self._profile = ProfileShelf(settings.profile_path, journal)
         self._outlook = Outlook()
         self._noise = Throttle(60)
         self._origin = f"{settings.fleet}/{settings.device}/{SERVICE}"
@@ -149,6 +151,7 @@ class Inference:
         """One turn of the loop. Returns the windows scored: 0 means there was nothing to do."""
         for outcome in self._source.step(now_s):
             self._obey(outcome)
+        self._profile.step(now_s)
         self._log.apply(self._take_orders())
         scored = 0
         for slot in self.slots.values():
@@ -199,6 +202,7 @@ class Inference:
 
     def _order(self, ordered: Ordered) -> None:
         desired = ordered.desired
+        self._profile.order(desired.profile)
         for name in desired.slots:
             if name not in self.slots:
                 if len(self.slots) >= SLOTS_MAX:

@@ -37,6 +37,10 @@ class InferenceSettings(IdentitySettings):
     link: LinkSettings = Field(default_factory=LinkSettings)
     input_path: str = Field(description="the ingestion service's log, which windows are cut from")
     root_file: str = Field(description="the fleet's trusted root metadata (root.json)")
+    profile_path: str = Field(
+        default="",
+        description="where a profile that came in an order is put for ingestion; empty: nowhere",
+    )
     runtime: Literal["auto", "litert", "tflite"] = Field(
         default="auto", description="TFLite runtime; auto takes the one that is installed"
     )

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable
 
 from fieldloop_buffer.settings import LogSettings
-from fieldloop_contract.errors import FieldloopError
-from fieldloop_ingestion.profile import Profile, load_profile
+from fieldloop_contract.errors import FieldloopError, FixConfiguration
+from fieldloop_contract.profile import Profile
+from fieldloop_ingestion.profile import load_profile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
 from fieldloop_ingestion.source import fit
-from fieldloop_runtime.journal import configure
+from fieldloop_runtime.journal import Journal, configure
 from fieldloop_runtime.life import ExitCode, Life, run
 from fieldloop_runtime.link import LinkSettings
 from fieldloop_runtime.settings import help_text, load
@@ -46,12 +47,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run() -> int:
     def body(life: Life) -> None:
+        from fieldloop_ingestion.ordered import OrderedProfile  # noqa: PLC0415
         from fieldloop_ingestion.service import Service  # noqa: PLC0415 - `check` does without
 
         settings = load(IngestionSettings, os.environ)
         configure(settings.log_level)
-        profile = load_profile(settings.profile, fit)
-        Service(settings, profile).run(life)
+        profiles = OrderedProfile(
+            settings.profile,
+            settings.ordered_profile,
+            f"{settings.log.path}.profile",
+            fit,
+            Journal(SERVICE),
+        )
+        while not life.stop.is_set():  # a newer profile begins anew, as a restart would
+            profile = profiles.start()
+            try:
+                Service(settings, profile, profiles).run(life)
+            except FixConfiguration as error:
+                if not profiles.on_trial:
+                    raise
+                profiles.fail(error)
 
     return run(SERVICE, body)
 

@@ -14,46 +14,13 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fieldloop_contract.frames import FLOAT_BYTES, Frame
+from fieldloop_contract.profile import CaptureProfile
 
-LENGTH_S_MAX = 3_600
 BEFORE_BYTES_MAX = 4 << 20
 TRIGGERS_WAITING_MAX = 16
 _EDGE_PERIODS = 1e-3
-
-
-class CaptureProfile(BaseModel):
-    """When a stream is recorded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    mode: Literal["continuous", "periodic", "on_alarm", "on_request"] = "continuous"
-    length_s: Annotated[float, Field(gt=0, le=LENGTH_S_MAX)] = 10.0
-    """Seconds of each stretch."""
-    every_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """periodic: seconds from the start of one stretch to the start of the next."""
-    before_s: Annotated[float, Field(ge=0, le=60)] = 0.0
-    """on_alarm, on_request: seconds from before the moment that are recorded too."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> CaptureProfile:
-        if self.mode == "periodic" and (self.every_s is None or self.every_s <= self.length_s):
-            raise ValueError("periodic needs every_s, longer than length_s")
-        if self.mode != "periodic" and self.every_s is not None:
-            raise ValueError("every_s belongs to periodic")
-        if self.before_s and self.mode not in ("on_alarm", "on_request"):
-            raise ValueError("before_s belongs to on_alarm and on_request")
-        return self
-
-    @property
-    def share(self) -> float:
-        """Share of the time that is recorded by plan; 0 where only a trigger records."""
-        if self.mode == "periodic":
-            return self.length_s / (self.every_s or math.inf)
-        return 1.0 if self.mode == "continuous" else 0.0
 
 
 class CaptureGate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fieldloop_contract.frames import FLOAT_BYTES
-from fieldloop_ingestion.profile import Profile
+from fieldloop_contract.profile import Profile
 from fieldloop_runtime.link import RAW_SHARE
 
 DAY_S, MONTH_DAYS = 86_400, 30

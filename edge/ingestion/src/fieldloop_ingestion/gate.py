@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fieldloop_contract.errors import WrongStream
 from fieldloop_contract.frames import Frame, check_frame, samples_array
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_contract.profile import StreamProfile
 
 _RATE_TOLERANCE = 1e-6
 

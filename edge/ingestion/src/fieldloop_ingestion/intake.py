@@ -15,9 +15,9 @@ from typing import Any
 from fieldloop_buffer import DeadLetter, Entry, Kind, Log, event_entry, pack_frame
 from fieldloop_contract.errors import FixConfiguration, OutOfSpace, RejectedInput
 from fieldloop_contract.frames import Frame
+from fieldloop_contract.profile import SourceProfile, StreamProfile
 from fieldloop_ingestion.capture import CaptureGate
 from fieldloop_ingestion.gate import check_against
-from fieldloop_ingestion.profile import SourceProfile, StreamProfile
 from fieldloop_ingestion.resample import Resamples, make_resampler
 from fieldloop_ingestion.source import Context, Source, find_source
 from fieldloop_runtime.backoff import full_jitter

@@ -16,8 +16,8 @@ from typing import Any
 
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.frames import Frame, samples_array
+from fieldloop_contract.profile import Profile, SourceProfile, StreamProfile
 from fieldloop_ingestion.gate import check_against
-from fieldloop_ingestion.profile import Profile, SourceProfile, StreamProfile
 from fieldloop_ingestion.source import Context, find_source
 from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.journal import Journal

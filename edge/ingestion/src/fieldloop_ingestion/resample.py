@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import FLOAT_BYTES, FRAME_BYTES_MAX, Frame, check_frame
-from fieldloop_ingestion.profile import ResampleProfile, StreamProfile
+from fieldloop_contract.profile import ResampleProfile, StreamProfile
 
 
 class Resamples(Protocol):

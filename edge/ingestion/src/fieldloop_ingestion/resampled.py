@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fieldloop_contract.frames import Frame, check_frame
-from fieldloop_ingestion.profile import ResampleProfile
+from fieldloop_contract.profile import ResampleProfile
 from fieldloop_ingestion.resample import split
 from fieldloop_scoring.resampling import Resampler, Resampling, tick_ns, times_of
 

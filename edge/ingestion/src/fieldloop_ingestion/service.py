@@ -14,13 +14,15 @@ from importlib.metadata import version
 from random import Random
 
 from fieldloop_buffer import STREAM_STATE, Log, Uplink
+from fieldloop_buffer.events import event_entry
 from fieldloop_buffer.metrics import LEDGERS_REPORTED_MAX, Metrics, log_counters
 from fieldloop_buffer.outlook import Outlook
 from fieldloop_contract.errors import OutOfSpace, RetryLater
 from fieldloop_contract.messages import Capability, Reported
+from fieldloop_contract.profile import Profile
 from fieldloop_ingestion import memory
 from fieldloop_ingestion.intake import Supervised
-from fieldloop_ingestion.profile import Profile
+from fieldloop_ingestion.ordered import PROVEN_S, OrderedProfile
 from fieldloop_ingestion.settings import SERVICE, IngestionSettings
 from fieldloop_ingestion.triggers import Trigger, Triggers
 from fieldloop_runtime.clock import SystemClock
@@ -43,9 +45,15 @@ _EVENTS_PER_TURN = 100
 class Service:
     """Ingestion, put together. `run` belongs to the thread that made it."""
 
-    def __init__(self, settings: IngestionSettings, profile: Profile) -> None:
+    def __init__(
+        self, settings: IngestionSettings, profile: Profile, profiles: OrderedProfile
+    ) -> None:
         self._settings = settings
         self._profile = profile
+        self._profiles = profiles
+        self._digest = profiles.digest
+        self._proven_s = time.monotonic() + PROVEN_S
+        self._begin_anew = False
         self._journal = Journal(SERVICE)
         self._clock = SystemClock(trusted=settings.trust_clock)
         fleet, device = settings.fleet, settings.device
@@ -119,7 +127,7 @@ class Service:
         )
 
     def run(self, life: Life) -> None:
-        """Run until `life.stop`; then commit, say goodbye and close.
+        """Run until `life.stop`, or until a newer profile was taken; then commit and close.
 
         Raises:
             FixConfiguration: the health port cannot be had, or a source's options do not work.
@@ -133,7 +141,7 @@ class Service:
         self._uplink.start()
         self._journal.info("service.started", epoch=self._log.epoch)
         try:
-            while not life.stop.is_set():
+            while not (life.stop.is_set() or self._begin_anew):
                 self._turn(life)
         finally:
             self._end(stop_health)
@@ -156,6 +164,7 @@ class Service:
             if now_s - self._care_s >= _CARE_S:
                 self._care_s = now_s
                 self._log.maintain(time.monotonic_ns())
+                self._look_at_profile(now_s)
             if now_s - self._trim_s >= _TRIM_S:
                 self._trim_s = now_s
                 memory.give_back()
@@ -169,6 +178,17 @@ class Service:
         self._talk(now_s)
         due_s = min((source.next_s for source in self._sources), default=now_s + _TURN_S)
         life.stop.wait(min(max(due_s - time.monotonic(), 0.0), _TURN_S))
+
+    def _look_at_profile(self, now_s: float) -> None:
+        """Take a newer profile, and tell what became of it."""
+        if self._profiles.on_trial and now_s >= self._proven_s:
+            self._profiles.prove()
+        self._begin_anew = self._profiles.look()
+        while self._profiles.told:
+            type_, data = self._profiles.told[0]
+            t_ns = self._clock.now().utc_ns
+            self._log.append(event_entry(self._origin, type_, data, t_ns, SERVICE))
+            self._profiles.told.pop(0)
 
     def _trigger(self, now_s: float) -> None:
         """Record what a person or an alarm asks for."""
@@ -221,6 +241,7 @@ class Service:
         ledgers = self._log.ledgers()
         return Reported(
             session=self._presence.session_id,
+            profile=self._digest,
             ledgers=ledgers[-LEDGERS_REPORTED_MAX:],
             streams=[s.state(self._samples[s.id]) for s in self._profile.streams],
             counters={

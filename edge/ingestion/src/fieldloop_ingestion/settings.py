@@ -20,6 +20,11 @@ class IngestionSettings(Settings):
     fleet: Id = Field(description="id of the fleet")
     device: Id = Field(description="id of the device within the fleet")
     profile: str = Field(description="path of the device profile (YAML)")
+    ordered_profile: str = Field(
+        default="",
+        description="path where inference puts a profile that came in an order; it then counts"
+        " instead of `profile`; empty: none is taken",
+    )
     trust_clock: bool = Field(
         default=False, description="believe the clock though the kernel does not say it is in step"
     )

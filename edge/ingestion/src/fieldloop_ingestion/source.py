@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import Frame
-from fieldloop_ingestion.profile import SourceProfile, StreamProfile
+from fieldloop_contract.profile import SourceProfile, StreamProfile
 from fieldloop_ingestion.resample import make_resampler
 from fieldloop_runtime.clock import Now
 from fieldloop_runtime.journal import Journal

@@ -23,6 +23,9 @@ VALUE_BYTES_MAX = 64 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAG = re.compile(r"[^\s]{1,100}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
+ID_VARIABLE = "ENROLMENT_DEVICE"
+TOKEN_VARIABLE = "ENROLMENT_TOKEN"
+URL_VARIABLE = "ENROLMENT_URL"
 RESERVED = ("BALENA_", "RESIN_")
 
 
@@ -95,10 +98,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose variables: of the fleet, of one device, and there of all services or of one."""
+    """Whose variables: of the fleet, of one device, and there of all services or of one.
+
+    `host`: those that configure the host (BALENA_HOST_CONFIG_*) instead of containers.
+    """
 
     device: str = ""
     service: str = ""
+    host: bool = False
 
 
 class FleetBackend(Protocol):
@@ -186,14 +193,23 @@ def check_tag(key: str, value: str | None) -> None:
     _check_size(key, value or "")
 
 
-def check_variable(name: str, value: str = "") -> None:
-    """A variable of a service. Raises RejectedInput."""
+def check_variable(name: str, value: str = "", *, scope: Scope | None = None) -> None:
+    """A variable of a scope; by default of a service. Raises RejectedInput."""
     if not _VARIABLE.fullmatch(name):
         raise RejectedInput(
             f"{name!r:.80} cannot be a variable: letters, digits and _, no digit first",
             code="variable.malformed",
         )
-    if name.startswith(RESERVED) or name in ("BALENA", "RESIN", "USER"):
+    host = scope is not None and scope.host
+    if scope is not None and host and scope.service:
+        raise RejectedInput("the host's variables belong to no service", code="variable.scope")
+    if host and not name.startswith(RESERVED):
+        raise RejectedInput(
+            f"{name} does not configure the host",
+            code="variable.reserved",
+            hint="such names begin with BALENA_ or RESIN_",
+        )
+    if not host and (name.startswith(RESERVED) or name in ("BALENA", "RESIN", "USER")):
         raise RejectedInput(
             f"{name} is reserved",
             code="variable.reserved",

@@ -1,9 +1,9 @@
 """A fleet on balena (or openBalena), through balena-sdk. Errors leave as the contract's.
 
-A device's fieldloop id is its variable FIELDLOOP_DEVICE, which the containers on it read too; a
-device without one goes by its UUID, which the compose file gives it as a default. Two devices with
-one id, and ids that cannot be, are set aside by name: rolling out to the wrong one is worse than
-leaving one out.
+A device's fieldloop id is its variable ENROLMENT_DEVICE, which its agent reads too (a FIELDLOOP_
+name would reach every container, and services refuse settings that they do not know); a device
+without one goes by its UUID. Two devices with one id, and ids that cannot be, are set aside by
+name: rolling out to the wrong one is worse than leaving one out.
 
 Writes are made so that each may be repeated: pins and variables are set to a value, never toggled.
 """
@@ -29,6 +29,7 @@ from fieldloop_contract.errors import (
 from fieldloop_contract.ids import check_id
 from fieldloop_delivery.fleets.backend import (
     DEVICES_MAX,
+    ID_VARIABLE,
     RELEASES_MAX,
     FleetDevice,
     Inventory,
@@ -42,7 +43,6 @@ from fieldloop_delivery.fleets.pine import BoundedPine, Exchange, Unanswered
 
 PAGE_ROWS: Final = 500
 PINS_PER_REQUEST: Final = 200
-ID_VARIABLE: Final = "FIELDLOOP_DEVICE"
 TROUBLED: Final = "reduced-functionality"
 _SELF = TypeVar("_SELF")
 _P = ParamSpec("_P")
@@ -292,7 +292,13 @@ class BalenaFleet:
     def variables(self, scope: Scope) -> dict[str, str]:
         """The variables of exactly this scope."""
         options: dict[str, Any] = {"$select": ["name", "value"]}
-        if scope.device and scope.service:
+        if scope.host and scope.device:
+            row = self._row(scope.device)
+            found = self._models.device.config_var.get_all_by_device(row, options)
+        elif scope.host:
+            application = self._models.application
+            found = application.config_var.get_all_by_application(self._id(), options)
+        elif scope.device and scope.service:
             options |= {
                 "$filter": {
                     "service_install": {
@@ -319,8 +325,12 @@ class BalenaFleet:
     @translated
     def set_variable(self, scope: Scope, name: str, value: str) -> None:
         """Set one variable."""
-        check_variable(name, value)
-        if scope.device and scope.service:
+        check_variable(name, value, scope=scope)
+        if scope.host and scope.device:
+            self._models.device.config_var.set(self._row(scope.device), name, value)
+        elif scope.host:
+            self._models.application.config_var.set(self._id(), name, value)
+        elif scope.device and scope.service:
             service = self._service(scope.service)
             row = self._row(scope.device)
             self._models.device.service_var.set(row, service, name, value)
@@ -334,8 +344,12 @@ class BalenaFleet:
     @translated
     def remove_variable(self, scope: Scope, name: str) -> None:
         """Remove one variable."""
-        check_variable(name)
-        if scope.device and scope.service:
+        check_variable(name, scope=scope)
+        if scope.host and scope.device:
+            self._models.device.config_var.remove(self._row(scope.device), name)
+        elif scope.host:
+            self._models.application.config_var.remove(self._id(), name)
+        elif scope.device and scope.service:
             service = self._service(scope.service)
             self._models.device.service_var.remove(self._row(scope.device), service, name)
         elif scope.device:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from fieldloop_contract.errors import FixConfiguration, RejectedInput
@@ -15,6 +16,7 @@ from fieldloop_delivery import steercommands
 from fieldloop_delivery.fleets.backend import FleetBackend, Inventory, Scope, named
 from fieldloop_delivery.fleets.open import open_backend
 from fieldloop_delivery.fleets.pinning import LANE
+from fieldloop_delivery.fleets.pushing import enrol, push_variables, read_lines, read_variables
 from fieldloop_delivery.settings import DeliverySettings
 from fieldloop_store.engine import Store
 from fieldloop_store.rollouts import list_rollouts
@@ -32,6 +34,9 @@ and containers and variables are yours to manage.
   fleet releases                                 container releases, newest first
   fleet variables list --device pump-7           and `set NAME=VALUE`, `remove NAME`; the scope is
                                                  the fleet, --device, --service, or both
+  fleet push FOLDER [--device pump-7]            a rendered folder's variables.json
+  fleet enrol --url URL < LINES                  tokens of `fieldloop-identity provision --csv` as
+                                                 variables of the devices; used ones are removed
   fleet tag pump-7 site=north line=              set one tag and remove another
   fleet pin pump-7 --release 1.4.0               a device by hand; --follow lets it follow the fleet
   fleet pin --all --release 1.4.0                the fleet itself, all at once: rather roll out
@@ -55,6 +60,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     devices.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE")
     releases = actions.add_parser("releases", help="list container releases")
     _add_variables(actions.add_parser("variables", help="list, set and remove variables"))
+    push = actions.add_parser("push", help="set a board's variables")
+    push.add_argument("folder", help="with variables.json")
+    push.add_argument("--device", default="", help="of this device instead of the fleet")
+    push.add_argument("--prune", action="store_true", help="remove ours that the file lacks")
+    push.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    enrolling = actions.add_parser("enrol", help="give tokens to devices, take used ones away")
+    enrolling.add_argument("--url", default="", help="ENROLMENT_URL; empty: the fleet has it")
     tag = actions.add_parser("tag", help="set and remove tags of a device")
     tag.add_argument("device")
     tag.add_argument("tags", nargs="+", metavar="KEY=VALUE", help="KEY= removes it")
@@ -235,6 +247,18 @@ def _tag(options: argparse.Namespace, backend: FleetBackend) -> int:
     return 0
 
 
+def _push(options: argparse.Namespace, backend: FleetBackend) -> int:
+    wanted = read_variables(Path(options.folder) / "variables.json")
+    how = {"device": options.device, "prune": options.prune, "dry": options.dry_run}
+    changed = push_variables(backend, wanted, say=_say, **how)
+    _say(f"{changed} variables {'would be ' if options.dry_run else ''}changed")
+    return 0
+
+
+def _enrol(options: argparse.Namespace, backend: FleetBackend) -> int:
+    return 1 if enrol(backend, read_lines(sys.stdin), options.url, _say) else 0
+
+
 def _variables(options: argparse.Namespace, backend: FleetBackend) -> int:
     scope = Scope(options.device, options.service)
     if options.what == "list":
@@ -257,6 +281,8 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace, FleetBackend], int]]] =
     "devices": _devices,
     "releases": _releases,
     "pin": _pin,
+    "push": _push,
+    "enrol": _enrol,
     "tag": _tag,
     "variables": _variables,
 }

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from fieldloop_contract.errors import FixConfiguration, WrongStream
 from fieldloop_contract.frames import FLOAT_BYTES, FRAME_BYTES_MAX, FRAME_SAMPLES_MAX, Clock, Frame
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.gate import check_against
-from fieldloop_ingestion.profile import StreamProfile
 from fieldloop_ingestion.source import Sink
 from fieldloop_runtime.clock import Now
 

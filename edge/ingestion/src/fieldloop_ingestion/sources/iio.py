@@ -31,7 +31,7 @@ from fieldloop_contract.errors import RetryLater
 from fieldloop_contract.frames import CHANNELS_MAX, T_NS_MAX
 from fieldloop_contract.ids import Text
 from fieldloop_contract.messages import Finite
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
 from fieldloop_ingestion.sources.framing import Instant, Piece, frames_of, put, same_channels
 from fieldloop_ingestion.sources.iiosysfs import Scan, Sysfs, scan_of

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.frames import CHANNELS_MAX
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
 from fieldloop_ingestion.sources.framing import Instant, Piece, frames_of, put, samples_max
 from fieldloop_ingestion.sources.machinery import (

@@ -28,7 +28,7 @@ from fieldloop_contract.errors import FixConfiguration, RetryLater
 from fieldloop_contract.frames import CHANNELS_MAX
 from fieldloop_contract.ids import Text
 from fieldloop_contract.messages import Finite
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.source import Context
 from fieldloop_ingestion.sources.framing import same_channels
 from fieldloop_ingestion.sources.sampling import Device, SampledSource

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fieldloop_contract.errors import FixConfiguration, RetryLater
 from fieldloop_contract.ids import Text
-from fieldloop_ingestion.profile import StreamProfile
+from fieldloop_contract.profile import StreamProfile
 from fieldloop_ingestion.source import Context, Sink
 from fieldloop_ingestion.sources.framing import (
     Instant,
