@@ -5,6 +5,7 @@
 #   make pumps SEEDS=10       the demo's pumps with so many seeds, and the figures over all (long)
 #   make test-tflite          those of models, slots and crashes on the other TFLite runtime
 #   make extras               the tests of MLflow and Ray, in an environment of their own
+#   make fleet                virtual devices against a broker of your own (ARGS="--fleet acme --host ...")
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate fleet clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -132,6 +133,9 @@ storm: $(VENV)/.ready
 
 simulate: $(VENV)/.ready
 	@$(RUN)/python -u -m fieldloop_delivery simulate $(ARGS)
+
+fleet: $(VENV)/.ready
+	@$(RUN)/python -m fieldloop_simulator run $(ARGS)
 
 up: $(VENV)/.ready
 	@$(RUN)/python -m fieldloop_demo.stack up $(ARGS)

@@ -29,6 +29,7 @@ DEPLOYABLES: dict[str, tuple[str, str]] = {
     "machines": ("fieldloop-machines", ""),
     "delivery-balena": ("fieldloop-delivery", "balena"),
     "console": ("fieldloop-console", ""),
+    "simulator": ("fieldloop-simulator", ""),
     "demo": ("fieldloop-demo", ""),
 }
 TESTING = ("editables", "hatchling", "hypothesis", "psutil", "pytest", "pytest-timeout")

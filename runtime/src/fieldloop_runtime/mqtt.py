@@ -43,8 +43,8 @@ SESSION_EXPIRY_S = 0xFFFF_FFFF
 """MQTT 5, 3.1.2.11.2: the session of a durable client does not expire."""
 MESSAGE_BYTES_MAX = 1 << 20
 _PUT_TIMEOUT_S = 5.0
-_SUBSCRIBE_TIMEOUT_S = 15.0
-_STABLE_AFTER_S = 10.0
+SUBSCRIBE_TIMEOUT_S = 15.0
+STABLE_AFTER_S = 10.0
 _CONNECT_BYTES, _TLS_BYTES, _PING_BYTES = 600, 6_000, 108
 _POLL_S = 0.25
 
@@ -102,7 +102,7 @@ class Will:
 
 
 @dataclass(slots=True)
-class _Link:
+class Link:
     """One connection: when it began, whether it was granted, whether and why it ended."""
 
     begun_s: float
@@ -112,6 +112,7 @@ class _Link:
     reason: str = "stopped"
 
     def end(self, reason: str) -> None:
+        """Mark it as ended; the first reason stays."""
         if not self.gone.is_set():
             self.reason = reason
             self.gone.set()
@@ -269,26 +270,49 @@ class Session:
         while not self._stop.is_set():
             with self._lock:
                 self._links += 1
-                link = _Link(begun_s=time.monotonic(), number=self._links)
+                link = Link(begun_s=time.monotonic(), number=self._links)
             self._attempt(link)
             self._put(Disconnected(link.reason))
             if self._stop.is_set():
                 return
-            stable = link.granted.is_set() and time.monotonic() - link.begun_s > _STABLE_AFTER_S
+            stable = link.granted.is_set() and time.monotonic() - link.begun_s > STABLE_AFTER_S
             attempt = 0 if stable else attempt + 1
             if self._noise.allow():
                 self._journal.warning("mqtt.disconnected", reason=link.reason, attempt=attempt)
             base, cap = self._settings.reconnect_base_s, self._settings.reconnect_cap_s
             self._stop.wait(full_jitter(attempt, base, cap, self._random))
 
-    def _attempt(self, link: _Link) -> None:
+    def _attempt(self, link: Link) -> None:
         """One connection from beginning to end; `link.reason` says why it ended."""
+        settings = self._settings
+        client = self._dial(link)
+        if client is None:
+            return
+        with self._lock:
+            self._client = client
+        client.loop_start()
+        pinged_s = time.monotonic()
+        self._spend(_TLS_BYTES if settings.ca_file else _CONNECT_BYTES)
+        granted_by_s = link.begun_s + settings.connect_timeout_s + SUBSCRIBE_TIMEOUT_S
+        while not self._stop.is_set() and not link.gone.wait(_POLL_S):
+            if not link.granted.is_set() and time.monotonic() > granted_by_s:
+                link.end("the broker did not answer in time")
+            if time.monotonic() - pinged_s >= settings.keepalive_s:
+                pinged_s = time.monotonic()
+                self._spend(_PING_BYTES)
+        with self._lock:
+            self._client, self._ready = None, False
+        client.disconnect()
+        client.loop_stop()
+
+    def _dial(self, link: Link) -> paho.Client | None:
+        """Connect, and send CONNECT; None where that fails, and `link.reason` says why."""
         settings = self._settings
         try:
             client = self._make_client(link)
         except FixConfiguration as error:  # certificates are renewed in place; this one may be half
             link.reason = str(error)
-            return
+            return None
         arguments: dict[str, Any] = {}
         if settings.protocol == "5":
             arguments = {
@@ -302,29 +326,14 @@ class Session:
             client.connect(settings.host, settings.port, settings.keepalive_s, **arguments)
         except (OSError, ValueError) as error:
             link.reason = f"{type(error).__name__}: {error}"
-            return
-        with self._lock:
-            self._client = client
-        client.loop_start()
-        pinged_s = time.monotonic()
-        self._spend(_TLS_BYTES if settings.ca_file else _CONNECT_BYTES)
-        granted_by_s = link.begun_s + settings.connect_timeout_s + _SUBSCRIBE_TIMEOUT_S
-        while not self._stop.is_set() and not link.gone.wait(_POLL_S):
-            if not link.granted.is_set() and time.monotonic() > granted_by_s:
-                link.end("the broker did not answer in time")
-            if time.monotonic() - pinged_s >= settings.keepalive_s:
-                pinged_s = time.monotonic()
-                self._spend(_PING_BYTES)
-        with self._lock:
-            self._client, self._ready = None, False
-        client.disconnect()
-        client.loop_stop()
+            return None
+        return client
 
     def _spend(self, size: int) -> None:
         if self._meter is not None:
             self._meter.spend(size)
 
-    def _make_client(self, link: _Link) -> paho.Client:
+    def _make_client(self, link: Link) -> paho.Client:
         settings = self._settings
         five = settings.protocol == "5"
         client = paho.Client(
@@ -348,7 +357,7 @@ class Session:
         self._set_callbacks(client, link)
         return client
 
-    def _set_callbacks(self, client: paho.Client, link: _Link) -> None:
+    def _set_callbacks(self, client: paho.Client, link: Link) -> None:
         asked: list[str] = []
 
         def on_connect(c: paho.Client, _u: Any, _f: Any, code: ReasonCode, _p: Any) -> None:
@@ -402,7 +411,7 @@ class Session:
         client.on_publish = self._guard(on_publish, link)
         client.on_disconnect = self._guard(on_disconnect, link)
 
-    def _grant(self, link: _Link, refused: tuple[str, ...]) -> None:
+    def _grant(self, link: Link, refused: tuple[str, ...]) -> None:
         self.connections += 1
         self._ready = True
         link.granted.set()
@@ -410,7 +419,7 @@ class Session:
             self._journal.error("mqtt.subscription_refused", filters=refused)
         self._put(Connected(refused))
 
-    def _guard(self, callback: Callable[..., None], link: _Link) -> Callable[..., None]:
+    def _guard(self, callback: Callable[..., None], link: Link) -> Callable[..., None]:
         """An exception in a callback kills paho's thread while it looks connected: never let it."""
 
         def guarded(*arguments: Any) -> None:

@@ -61,6 +61,7 @@ class Log:
         source: str,
         policies: Mapping[str, Policy],
         journal: Journal,
+        boot: str = "",
     ) -> None:
         self.settings = settings
         self._source = source
@@ -80,7 +81,7 @@ class Log:
         self._store: RowStore | None = None
         self._stream_nos: dict[str, int] = {}
         self._generation = 0
-        self._file = LogFile(settings, policies, journal, self._tell, self._service)
+        self._file = LogFile(settings, policies, journal, self._tell, self._service, boot)
         self._buffer_bytes_max = self._file.bounds.buffer_bytes_max
         self._answers = Answers(self._file, self._service, self.dead_letter)
 
@@ -94,11 +95,13 @@ class Log:
         service: str,
         journal: Journal | None = None,
         policies: Mapping[str, Policy] | None = None,
+        boot: str = "",
     ) -> Log:
         """Open the log, making, migrating or replacing its file as needed.
 
         Args:
             policies: what goes at the bound, by stream; others have `settings.policy`.
+            boot: id of this boot, 32 hex digits; "" for the machine's own.
 
         Raises:
             FixConfiguration: another process writes it, or the folder cannot be written.
@@ -107,7 +110,7 @@ class Log:
         for value, what in ((fleet, "fleet"), (device, "device"), (service, "service")):
             check_id(value, what)
         source = f"{fleet}/{device}/{service}"
-        log = cls(settings, source, policies or {}, journal or Journal("log"))
+        log = cls(settings, source, policies or {}, journal or Journal("log"), boot)
         log._file.attach()
         log._rebind()
         log._row_bytes = log._file.store.mean_bytes() or _ROW_BYTES
@@ -430,6 +433,10 @@ class Log:
                 self._file.delete(expired, "age")
             if over:
                 self._file.make_room(over, "size")
+
+    def abandon(self) -> None:
+        """Let go of the file as a killed process does: what was not committed is gone."""
+        self._file.release()
 
     def close(self) -> None:
         """Commit what waits, mark the log as closed and release it.

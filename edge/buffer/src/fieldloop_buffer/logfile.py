@@ -72,6 +72,7 @@ class LogFile:
         journal: Journal,
         tell: Tell,
         own: str,
+        boot: str = "",
     ) -> None:
         self.full = False
         self.generation = 0
@@ -84,6 +85,7 @@ class LogFile:
         self._journal = journal
         self._tell = tell
         self._own = own
+        self._boot = boot or boot_id()
         self._noise = Throttle(60)
         self._complaints = 0
         self._synchronous = ""
@@ -136,7 +138,7 @@ class LogFile:
     def _begin(self, *, replaced: bool) -> None:
         """Begin or resume an epoch, and remember which file on which machine this is."""
         identity = opening.Identity(
-            machine_fingerprint(), file_fingerprint(self.path), boot_id(), self._settings.mode
+            machine_fingerprint(), file_fingerprint(self.path), self._boot, self._settings.mode
         )
         last, clean = opening.read_identity(self.db)
         reason = opening.new_epoch_reason(last, identity, clean=clean)

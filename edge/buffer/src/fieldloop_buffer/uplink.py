@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 
@@ -74,6 +74,7 @@ class Uplink:
         log_path: the log's file; it may come later.
         seed: of the jitter; None for a random one.
         meter: the month's budget of the link; what it does not allow stays pending.
+        connect: makes the connection; a process with very many uplinks has them on one thread.
     """
 
     def __init__(
@@ -88,13 +89,14 @@ class Uplink:
         journal: Journal | None = None,
         seed: int | None = None,
         meter: LinkMeter | None = None,
+        connect: Callable[..., Session] = Session,
     ) -> None:
         self._settings = settings
         self._journal = journal or Journal("uplink")
         self._noise = Throttle(60)
         self._topics = {name: str(Topic(fleet, device, service, name)) for name in CHANNELS}
         self._ack_topic, self._want_topic = self._topics["ack"], self._topics["want"]
-        self._session = Session(
+        self._session = connect(
             mqtt,
             f"{fleet}/{device}/{service}/up",
             subscriptions=(self._ack_topic, self._want_topic),
@@ -127,7 +129,7 @@ class Uplink:
 
     def start(self) -> None:
         """Begin connecting and sending; returns at once."""
-        self._session.start()
+        self.connect()
         self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
         self._thread.start()
 
@@ -136,7 +138,13 @@ class Uplink:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        else:
+            self._outbox.file.close()
         self._session.stop(timeout_s=timeout_s)
+
+    def connect(self) -> None:
+        """Begin connecting, for an owner that calls `step` itself instead of `start`."""
+        self._session.start()
 
     def take_orders(self) -> list[Order]:
         """What the log's owner shall do, in the order in which it came."""
@@ -184,21 +192,32 @@ class Uplink:
     def _run(self) -> None:
         idle = False
         while not self._stop.is_set():
-            event = self._session.poll(_IDLE_POLL_S if idle else _POLL_S)
-            for _ in range(_EVENTS_PER_TURN):
-                if event is None:
-                    break
-                self._take_event(event)
-                event = self._session.poll()
-            now_s = time.monotonic()
-            idle = True
-            try:
-                view = self._outbox.view()
-                if view is not None and self._session.connected:
-                    idle = not self._turn(view, now_s)
-            except FAILURES as error:
-                self._trouble(error)
+            idle = not self.step(time.monotonic, _IDLE_POLL_S if idle else _POLL_S)
         self._outbox.file.close()
+
+    def step(self, now_s: Callable[[], float], wait_s: float = 0.0) -> bool:
+        """One turn: the cloud's answers, then what is due to be sent. One thread only.
+
+        Args:
+            now_s: reads the monotonic clock, in seconds.
+            wait_s: how long to wait for an answer.
+
+        Returns:
+            Whether something was sent.
+        """
+        event = self._session.poll(wait_s)
+        for _ in range(_EVENTS_PER_TURN):
+            if event is None:
+                break
+            self._take_event(event)
+            event = self._session.poll()
+        try:
+            view = self._outbox.view()
+            if view is not None and self._session.connected:
+                return self._turn(view, now_s())
+        except FAILURES as error:
+            self._trouble(error)
+        return False
 
     def _turn(self, view: View, now_s: float) -> bool:
         """One round of sending; True if something was sent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -27,8 +28,20 @@ NOTHING_NOTED: Final = Notes()
 _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
 
+def load_runner(bundle: Bundle, *, threads: int, runtime: str, delegate: str) -> Runner:
+    """The bundle's model in a TFLite runtime.
+
+    Raises:
+        Isolate: the bundle is damaged, or its model does not load.
+    """
+    return open_runner(bundle.read(MODEL_FILE), threads=threads, runtime=runtime, delegate=delegate)
+
+
 class Engine:
     """One model, loaded.
+
+    Args:
+        load: makes the runner of a bundle; `load_runner` by default.
 
     Attributes:
         windows: windows scored.
@@ -39,11 +52,19 @@ class Engine:
         Isolate: the bundle is damaged, or its model does not load.
     """
 
-    def __init__(self, bundle: Bundle, *, runtime: str, threads: int, delegate: str = "") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        runtime: str,
+        threads: int,
+        delegate: str = "",
+        load: Callable[..., Runner] | None = None,
+    ) -> None:
         self.ref: ModelRef = bundle.ref
         self.manifest: Manifest = bundle.manifest
-        self.runner: Runner = open_runner(
-            bundle.read(MODEL_FILE), threads=threads, runtime=runtime, delegate=delegate
+        self.runner: Runner = (load or load_runner)(
+            bundle, threads=threads, runtime=runtime, delegate=delegate
         )
         self._scorer = Scorer(bundle.manifest, self.runner)
         self.windows = 0

@@ -33,7 +33,7 @@ from fieldloop_runtime.clock import SystemClock
 from fieldloop_runtime.journal import Journal, Throttle
 from fieldloop_runtime.mqtt import Connected, Disconnected, Received, Session
 from fieldloop_runtime.presence import Presence
-from fieldloop_scoring.runners import check_delegate, choose_runtime
+from fieldloop_scoring.runners import Runner, check_delegate, choose_runtime
 from fieldloop_scoring.runners.operators import operators
 from fieldloop_update import Missing, Ordered, Ready, Refused
 
@@ -56,6 +56,7 @@ class Inference:
         counters: further figures for the report.
         observe: is given each report, once a second, connected or not.
         begin_trial: starts the trial of a candidate.
+        load: makes the runner of a bundle; the installed TFLite runtime by default.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Inference:
         counters: Callable[[], dict[str, int]] = dict,
         observe: Callable[[Reported], None] = lambda _: None,
         begin_trial: Callable[..., Any] = Trial,
+        load: Callable[..., Runner] | None = None,
     ) -> None:
         self.slots: dict[str, Serving] = {}
         self.windows = 0
@@ -115,6 +117,7 @@ class Inference:
             delegate=settings.delegate,
             outlet=self._outlet,
             begin_trial=begin_trial,
+            load=load,
         )
 
     def start(self) -> None:

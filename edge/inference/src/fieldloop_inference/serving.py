@@ -205,7 +205,13 @@ class Serving:
         if bundle is None:
             raise Isolate(GONE, code="bundle.absent")
         tools = self._tools
-        return Engine(bundle, runtime=tools.runtime, threads=tools.threads, delegate=tools.delegate)
+        return Engine(
+            bundle,
+            runtime=tools.runtime,
+            threads=tools.threads,
+            delegate=tools.delegate,
+            load=tools.load,
+        )
 
     def _serve(self, ref: ModelRef | None) -> slots.Event | None:
         """Make `ref` the model of the next window. What was loaded already is not loaded again."""

@@ -13,6 +13,7 @@ from fieldloop_inference.local import Outlet
 from fieldloop_inference.selection import SampleSettings
 from fieldloop_inference.trials import Trial
 from fieldloop_runtime.journal import Journal
+from fieldloop_scoring.runners import Runner
 from fieldloop_update import Bundle
 
 
@@ -39,6 +40,7 @@ class Tools:
         samples: what is sent raw of the windows.
         outlet: the device's local broker, or None without one.
         begin_trial: starts a trial; what it returns has `poll` and `stop`.
+        load: makes the runner of a bundle; the installed TFLite runtime by default.
     """
 
     fleet: str
@@ -59,3 +61,4 @@ class Tools:
     delegate: str = ""
     outlet: Outlet | None = None
     begin_trial: Callable[..., Any] = Trial
+    load: Callable[..., Runner] | None = None

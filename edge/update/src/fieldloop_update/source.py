@@ -43,6 +43,7 @@ class ModelSource:
         subscribe, unsubscribe: take MQTT filters; remembered by the session while offline.
         capability: what this device can run, asked before files are fetched; None for no gate.
         link: the month's budget of the whole device.
+        verifier: how metadata is verified; in a child process by default.
 
     Raises:
         FixConfiguration: another process works in the same folder.
@@ -62,6 +63,7 @@ class ModelSource:
         journal: Journal | None = None,
         capability: Callable[[], Capability] | None = None,
         link: LinkMeter | None = None,
+        verifier: type[Verifier] = Verifier,
     ) -> None:
         folder = Path(settings.dir)
         make_folder(folder)
@@ -75,7 +77,7 @@ class ModelSource:
         self._standing = [meta_filter(fleet), self._desired_topic]
         self._mirror = Mirror(settings.mirror_bytes_max, settings.mirror_files_max)
         self._state = TrustState(folder / "trust.sqlite")
-        self._verifier = Verifier(
+        self._verifier = verifier(
             folder / "trust", self._state, fleet=fleet, device=device, root=root
         )
         self._bundles = Bundles(folder, settings.bundles_max)
