@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support.broker import Mosquitto
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "fieldloop",
+    hypothesis.settings.get_profile("ci" if os.environ.get("CI") else "default"),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fieldloop")
 
 
 @pytest.fixture
