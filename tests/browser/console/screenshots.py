@@ -33,13 +33,13 @@ from support.console import small_fleet
 
 WIDE, NARROW = {"width": 1180, "height": 760}, {"width": 390, "height": 760}
 FLEET, DEVICE = "demo", "subject-5"
-COLOURS = 128
+COLOURS = 256
 _BASE = f"/f/{FLEET}"
 MADE_UP = {
     "machines": f"{_BASE}/machines", "machine": f"{_BASE}/machines/press",
     "questions": f"{_BASE}/training",
 }  # fmt: skip
-TALL = {"machine": 1_500, "new": 1_250, "model": 1_600, "questions": 900}
+TALL = {"machine": 1_500, "new": 1_250, "model": 2_000, "questions": 900}
 """Height of pages whose main part lies lower than a screen."""
 
 
@@ -111,7 +111,7 @@ def _page(url: str, folder: Path) -> Iterator[tuple[Page, ConsoleProcess]]:
 
 
 def _save(picture: bytes, path: Path) -> None:
-    """Write a picture with few colours: of flat areas and text, a third of the bytes."""
+    """Write a picture with few colours: of flat areas and text, half of the bytes."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 

@@ -133,7 +133,7 @@ def test_two_runs_are_seen_side_by_side(world: Any):
 
 def test_a_model_is_recalled_after_a_question_and_approved_again(world: Any):
     page: Page = world.open(f"{BASE}/models/activity/1")
-    expect(page.get_by_role("heading", name="Metrics and gates")).to_be_visible()
+    expect(page.get_by_role("heading", name="Gates")).to_be_visible()
     expect(page.get_by_role("group", name="Lineage of the model")).to_be_visible()
     page.get_by_role("button", name="Recall", exact=True).click()
     page.get_by_role("button", name="Leave it").click()

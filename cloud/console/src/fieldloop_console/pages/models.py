@@ -68,6 +68,10 @@ def register(console: Console) -> None:
                     lambda: render("models/matrix.html", matrix=row.metrics.get("confusion")),
                     tag="section", classes="card",
                 )  # fmt: skip
+            gates = row.metrics.get("gates", [])
+            await visit.part(
+                lambda: render("models/gates.html", gates=gates), tag="section", classes="card"
+            )
             await visit.part(lambda: _pictures(console, row))
             _model_curve(row)
             await visit.part(
@@ -103,7 +107,7 @@ def _metrics(row: ModelRow) -> dict[str, Any]:
     ]
     figures = sorted({f for n in named for f in metrics[n]})
     return {
-        "row": row, "named": named, "figures": figures, "gates": metrics.get("gates", []),
+        "row": row, "named": named, "figures": figures,
         "bytes": metrics.get("bytes"), "latency_us": metrics.get("latency_us") or {},
         "agreement": metrics.get("agreement"),
     }  # fmt: skip
