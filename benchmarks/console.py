@@ -1,7 +1,7 @@
 """The console on a store of ten thousand devices and ten million frames.
 
 Each page's answer over HTTP; with twenty live pages open in a real Chromium while devices report,
-the console's share of a core and its memory. Filling the store takes some minutes and 6 GB; with
+the console's share of a core and its memory. Filling the store takes some minutes and 5 GB; with
 `--data FOLDER` it is kept there and used again. Chromium, console and the devices' reports share
 this machine.
 """
