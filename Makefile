@@ -6,6 +6,7 @@
 #   make test-tflite          those of models, slots and crashes on the other TFLite runtime
 #   make extras               the tests of MLflow and Ray, in an environment of their own
 #   make fleet                virtual devices against a broker of your own (ARGS="--fleet acme --host ...")
+#   make bench ARGS=console   the dashboard on ten thousand devices and ten million frames (5 GB, minutes)
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash

@@ -59,7 +59,8 @@ class BigFleet:
 def fill(store: Store, count: int, frames: int, *, now_ns: int) -> BigFleet:
     """Fill an empty store with `count` devices, a machine for each, and so many frames in all.
 
-    Of ten frames one has a result, of fifty one an event; a device in twenty has had an alarm.
+    Of ten frames one has a result, of fifty one an event, twenty at least; a device in twenty has
+    had an alarm.
     """
     if store.engine.dialect.name != "sqlite":
         raise ValueError("only SQLite is filled so")
@@ -77,7 +78,7 @@ def fill(store: Store, count: int, frames: int, *, now_ns: int) -> BigFleet:
         for first in range(1, count, _DEVICES_AT_ONCE):
             _frames(cursor, first, min(first + _DEVICES_AT_ONCE, count), each, now_ns)
         results = _results(cursor, count, max(1, each // 10), now_ns)
-        told = _events(cursor, count, max(2, each // 50), now_ns)
+        told = _events(cursor, count, max(20, each // 50), now_ns)
         cursor.execute("COMMIT")
         cursor.execute("DROP TABLE waves")
         cursor.execute("PRAGMA synchronous=FULL")

@@ -67,16 +67,27 @@ class SmallFleet:
 
     Attributes:
         t0_ns: when the signals begin; they last `SPAN_S`.
+
+    Args:
+        words: what devices and people wrote wherever they may write.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, words: str) -> None:
         self.store = store
+        self._words = words
         self.t0_ns = time.time_ns() - SPAN_S * 10**9
         self.model = self._register()
         for number, device in enumerate(("pump-1", "pump-2"), 1):
             self._device(device, seed=number)
         self._learning()
-        put_machine(store, FLEET, "press", site=XSS, nameplate={"kind": XSS}, now_ns=self.t0_ns)
+        put_machine(
+            store,
+            FLEET,
+            "press",
+            site=self._words,
+            nameplate={"kind": self._words},
+            now_ns=self.t0_ns,
+        )
         assign_stream(
             store, FLEET, "pump-1", "imu", "press", from_ns=self.t0_ns - HISTORY_DAYS * DAY_NS,
             actor="test", now_ns=self.t0_ns,
@@ -87,7 +98,7 @@ class SmallFleet:
         self.question = self._question()
         label = {
             "device": "pump-1", "stream": "imu", "t0_ns": self.t0_ns + 10**9,
-            "t1_ns": self.t0_ns + 5 * 10**9, "label": XSS, "annotator": XSS,
+            "t1_ns": self.t0_ns + 5 * 10**9, "label": self._words, "annotator": self._words,
         }  # fmt: skip
         add_labels(store, FLEET, [label], source="desk", epoch="f" * 32, now_ns=self.t0_ns)
 
@@ -115,7 +126,9 @@ class SmallFleet:
                 for i, f in enumerate(signal(self.t0_ns, seed))
             ],
             "results": [self._result(told, i, now_ns) for i in range(20)],
-            "events": [self._event(told, 21, "alarm.raised", {"slot": "main", "note": XSS})],
+            "events": [
+                self._event(told, 21, "alarm.raised", {"slot": "main", "note": self._words})
+            ],
         }
         produced = len(rows["frames"])
         presence = [
@@ -152,7 +165,7 @@ class SmallFleet:
         t0_ns = self.t0_ns + number * 2 * 10**9
         result = Result(
             stream="imu", slot="main", t0_ns=t0_ns, t1_ns=t0_ns + 2 * 10**9, epoch="1" * 32,
-            seq_first=1, seq_last=2, model=self.model, task="classification", label=XSS,
+            seq_first=1, seq_last=2, model=self.model, task="classification", label=self._words,
             score=0.5, latency_us=100.0,
         )  # fmt: skip
         return result_row(log, number + 1, result, result.model_dump(exclude_none=True), now_ns)
@@ -184,7 +197,7 @@ class SmallFleet:
     def _question(self) -> str:
         """Drift that was seen, and the run that is proposed."""
         evidence = {
-            "words": f"pump-1 has drifted {XSS}", "nature": "sensor", "tests": 6,
+            "words": f"pump-1 has drifted {self._words}", "nature": "sensor", "tests": 6,
             "false_share": 0.05, "model": self.model.model_dump(mode="json"),
             "findings": [{"device": "pump-1", "channel": "ax", "psi": 0.4, "p": 1e-6}],
         }  # fmt: skip
@@ -209,7 +222,7 @@ class SmallFleet:
             threshold=1.9, scores={}, method="return-level-1", excluded=[], figures={},
         )  # fmt: skip
         assessment = {
-            "words": f"ready: threshold 1.9 {XSS}", "share": 1.0, "ready_in_s": None,
+            "words": f"ready: threshold 1.9 {self._words}", "share": 1.0, "ready_in_s": None,
             "stretches": [], "threshold": 1.9, "expected_per_week": 0.2, "peaks": {},
         }  # fmt: skip
         commissionings.judged(
@@ -250,9 +263,9 @@ class SmallFleet:
 
     def _learning(self) -> None:
         verdict = {
-            "words": f"approved {XSS}", "version": 1, "approved": True,
+            "words": f"approved {self._words}", "version": 1, "approved": True,
             "metrics": {"int8": {"accuracy": 0.9}},
-            "gates": [{"name": "size", "outcome": "passed", "words": XSS}],
+            "gates": [{"name": "size", "outcome": "passed", "words": self._words}],
         }  # fmt: skip
         for run, state in ((RUN, "approved"), (OTHER_RUN, "rejected")):
             progress = {"stage": "done", "curve": [[1.0, 0.5], [0.4, 0.9]], "epoch": 2, "epochs": 2}
@@ -260,7 +273,7 @@ class SmallFleet:
                 self.store,
                 RunRow(
                     id=run, fleet=FLEET, recipe="activity_cnn", model="activity", state=state,
-                    trigger={"reason": XSS}, settings={"epochs": 2}, dataset=None,
+                    trigger={"reason": self._words}, settings={"epochs": 2}, dataset=None,
                     progress=progress, verdict=verdict, created_ns=self.t0_ns,
                     updated_ns=self.t0_ns,
                 ),
@@ -277,7 +290,7 @@ class SmallFleet:
             add_artefacts(connection, RUN, files, self.t0_ns)
         wave = {"size": 1, "devices": ["pump-1"], "installed": 1, "windows": 20, "passed": True}
         document = {
-            "verdict": f"completed {XSS}", "waves": [wave], "skipped": {},
+            "verdict": f"completed {self._words}", "waves": [wave], "skipped": {},
             "figures": {"touched": 1, "installed": 1, "failed": {}, "windows": 20, "invalid": 0},
             "gates": {"windows_min": 20, "quorum": 1.0},
         }  # fmt: skip
@@ -306,8 +319,8 @@ def signal(t0_ns: int, seed: int, frames: int = SPAN_S) -> list[Frame]:
     ]  # fmt: skip
 
 
-def small_fleet(folder: Path) -> tuple[str, SmallFleet]:
+def small_fleet(folder: Path, words: str = XSS) -> tuple[str, SmallFleet]:
     """A store in a folder, and what is in it."""
     url = f"sqlite:///{folder / 'store.sqlite'}"
     store = Store.open(url, checkpoints=True)
-    return url, SmallFleet(store)
+    return url, SmallFleet(store, words)

@@ -125,7 +125,7 @@ def test_from_a_version_that_alarms_back_to_the_one_before_in_two_clicks(world: 
     page: Page = world.open(f"{BASE}/rollouts")
     expect(page.get_by_role("heading", name="Versions that alarm")).to_be_visible()
     page.get_by_role("button", name="Take it back").click()
-    page.get_by_role("button", name="Take it back").last.click()
+    page.get_by_role("dialog").get_by_role("button", name="Take it back").click()
     expect(page.get_by_role("heading", name="Versions that alarm")).to_have_count(0)
     row = find_model(world.store, FLEET, "activity", 1)
     assert row is not None

@@ -133,7 +133,7 @@ def test_two_runs_are_seen_side_by_side(world: Any):
 
 def test_a_model_is_recalled_after_a_question_and_approved_again(world: Any):
     page: Page = world.open(f"{BASE}/models/activity/1")
-    expect(page.get_by_role("heading", name="Metrics and gates")).to_be_visible()
+    expect(page.get_by_role("heading", name="Gates")).to_be_visible()
     expect(page.get_by_role("group", name="Lineage of the model")).to_be_visible()
     page.get_by_role("button", name="Recall", exact=True).click()
     page.get_by_role("button", name="Leave it").click()
@@ -150,7 +150,8 @@ def test_a_model_is_recalled_after_a_question_and_approved_again(world: Any):
 
 def test_a_rollout_shows_its_waves_and_their_evidence(world: Any):
     page: Page = world.open(f"{BASE}/rollouts")
-    page.get_by_role("link", name="activity v1").click()
+    listed = page.get_by_role("region", name="Rollouts")
+    listed.get_by_role("link", name="activity v1").click()
     expect(page.get_by_text("Wave 1")).to_be_visible()
     expect(page.get_by_text("1 of 1 devices have it, 20 windows seen")).to_be_visible()
     expect(page.get_by_role("heading", name="Evidence and gates")).to_be_visible()

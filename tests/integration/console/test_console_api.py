@@ -292,3 +292,21 @@ def test_the_files_of_a_run_are_shown_or_saved_and_nothing_else_is(site: Any):
         assert viewer.get(f"{BASE}/{path}").status_code in (404, 422), path
     other = f"/api/v1/fleets/other/runs/{RUN}/files/roc.png"
     assert viewer.get(other).status_code == 404
+
+
+def test_events_of_several_types_come_together_the_newest_first_and_in_pages(site: Any):
+    for kind in ("drift.detected", "model.activated", "alarm.raised", "drift.detected"):
+        site.fleet.event("pump-2", kind, {"slot": "main"})
+    viewer = site.client("viewer")
+    wanted = {"type": ["drift.detected", "alarm.raised", "drift.detected"], "limit": 2}
+    first = viewer.get(f"{BASE}/events", params=wanted).json()
+    assert [e["type"] for e in first["items"]] == ["drift.detected", "alarm.raised"]
+    rest = viewer.get(f"{BASE}/events", params={**wanted, "after": first["next"], "limit": 9})
+    kinds = [e["type"] for e in rest.json()["items"]]
+    assert kinds == ["drift.detected", "alarm.raised", "alarm.raised"]
+    one = viewer.get(f"{BASE}/events", params={"type": "drift.*", "device": "pump-2"}).json()
+    assert [e["type"] for e in one["items"]] == ["drift.detected", "drift.detected"]
+    assert (
+        viewer.get(f"{BASE}/events", params={"type": "drift.*", "device": "pump-1"}).json()["items"]
+        == []
+    )

@@ -130,6 +130,7 @@ class Pulse:
         self._now_ns = now_ns
         self._fleets: dict[str, _Fleet] = {}
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
 
     def fleets(self) -> list[str]:
         """Fleets that were named or heard, by id."""
@@ -137,12 +138,17 @@ class Pulse:
             return sorted({*self._named, *self._fleets})
 
     def figures(self, fleet: str) -> Figures:
-        """The fleet as of the last beat; looked at now where it was not before."""
+        """The fleet as of the last beat; looked at now where it was not before, by one caller."""
+        known = self._known(fleet)
+        if known is None:
+            with self._looking:
+                known = self._known(fleet) or self._look(fleet)
+        return known
+
+    def _known(self, fleet: str) -> Figures | None:
         with self._lock:
-            known = self._fleets.get(fleet)
-        if known is not None and known.figures is not None:
-            return known.figures
-        return self._look(fleet)
+            own = self._fleets.get(fleet)
+            return own.figures if own is not None else None
 
     def devices_with(self, fleet: str, model: str, version: int) -> list[str]:
         """Devices in whose slots the version serves, by id."""
@@ -167,7 +173,8 @@ class Pulse:
     def beat(self) -> None:
         """Look at every fleet. Raises RetryLater where the database is away."""
         for fleet in {*self._named, *heard_fleets(self._store)}:
-            self._look(fleet)
+            with self._looking:
+                self._look(fleet)
 
     def _look(self, fleet: str) -> Figures:
         now_ns = self._now_ns()

@@ -68,6 +68,7 @@ def serve(life: Life, settings: ConsoleSettings) -> None:
         limit_concurrency=2_000,
     )
     server = _Server(config)
+    _first_look(console)
     life.spawn("pulse", lambda: _beat(life, console, health))
     life.spawn("books", lambda: _audit(life, console, health))
     life.spawn("webhooks", lambda: _tell(life, console, health))
@@ -111,6 +112,14 @@ def _invite(console: Console) -> None:
         path = Path(console.settings.first_link_file)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(link + "\n")
+
+
+def _first_look(console: Console) -> None:
+    """A large fleet takes a second or two: before the first page is asked for, not while it is."""
+    try:
+        console.pulse.beat()
+    except RetryLater as error:
+        console.journal.warning("store.away", error=str(error))
 
 
 def _beat(life: Life, console: Console, health: Health) -> None:

@@ -1,5 +1,7 @@
 """Files about a run or a dataset: plots, reports, whatever a page or a person wants to see.
 
+The recipes that training has stand here too (`recipes`).
+
 The bytes are in `blobs`, once for equal content. Only the training service writes them. Keeps no
 state; any thread may call it.
 """

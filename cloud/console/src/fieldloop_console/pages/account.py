@@ -7,12 +7,11 @@ from typing import cast
 
 from fastapi import Request
 from fastapi.responses import Response
-from nicegui import ui
 
 from fieldloop_console.console import Console
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask, ask_text, show_secret
-from fieldloop_console.pages.shell import Visit, crowded, frame, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store import access
 from fieldloop_store.access import Role, check_role
@@ -26,7 +25,7 @@ TOKEN_DAYS = 365.0
 def register(console: Console) -> None:
     """Add the page."""
 
-    @ui.page("/account")
+    @page("/account")
     async def account(request: Request) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

@@ -14,7 +14,7 @@ from fieldloop_console.console import Console
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask, ask_text
 from fieldloop_console.pages.plots import signal_options
-from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, message, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_console.waveform import Wanted
 from fieldloop_store.accounts import books_page
@@ -33,7 +33,7 @@ _ONLINE = {"yes": True, "no": False}
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/f/{fleet}/devices")
+    @page("/f/{fleet}/devices")
     async def devices(
         request: Request, fleet: str, text: str = "", online: str = "", state: str = "",
         after: str = "",
@@ -48,7 +48,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/devices/{device}")
+    @page("/f/{fleet}/devices/{device}")
     async def device_page(request: Request, fleet: str, device: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fastapi import Request
 from fastapi.responses import Response
-from nicegui import ui
 
 from fieldloop_console.console import Console
-from fieldloop_console.pages.shell import crowded, frame, page_main, visit_of
+from fieldloop_console.pages.shell import crowded, frame, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store.machine_views import cohorts_of
 from fieldloop_store.rollouts import cohorts_of_rollout, list_rollouts
@@ -20,7 +19,7 @@ RELEASES_SHOWN = 10
 def register(console: Console) -> None:
     """Add the page."""
 
-    @ui.page("/f/{fleet}/fleet")
+    @page("/f/{fleet}/fleet")
     async def fleet_page(request: Request, fleet: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

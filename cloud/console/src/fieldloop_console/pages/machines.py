@@ -15,7 +15,7 @@ from fieldloop_console.console import Console
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask, ask_text
 from fieldloop_console.pages.plots import condition_options
-from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, message, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_store.alarms import AlarmRow, find_alarm, list_alarms
@@ -40,7 +40,7 @@ SHELVED_HOURS = 8.0
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/f/{fleet}/machines")
+    @page("/f/{fleet}/machines")
     async def machines(
         request: Request, fleet: str, text: str = "", alarmed: str = "", after: str = ""
     ) -> Response | None:
@@ -56,7 +56,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/machines/{machine}")
+    @page("/f/{fleet}/machines/{machine}")
     async def machine_page(request: Request, fleet: str, machine: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

@@ -14,7 +14,7 @@ from fieldloop_console.identity import Actor
 from fieldloop_console.lineage import lineage_diagram
 from fieldloop_console.pages.dialogs import ask
 from fieldloop_console.pages.plots import curve_options
-from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, message, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store import registry
 from fieldloop_store.artefacts import list_artefacts
@@ -36,7 +36,7 @@ PICTURES = {
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/f/{fleet}/models")
+    @page("/f/{fleet}/models")
     async def models(request: Request, fleet: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full
@@ -47,7 +47,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/models/{name}/{version}")
+    @page("/f/{fleet}/models/{name}/{version}")
     async def model_page(request: Request, fleet: str, name: str, version: int) -> Response | None:
         if (full := crowded(console)) is not None:
             return full
@@ -68,6 +68,10 @@ def register(console: Console) -> None:
                     lambda: render("models/matrix.html", matrix=row.metrics.get("confusion")),
                     tag="section", classes="card",
                 )  # fmt: skip
+            gates = row.metrics.get("gates", [])
+            await visit.part(
+                lambda: render("models/gates.html", gates=gates), tag="section", classes="card"
+            )
             await visit.part(lambda: _pictures(console, row))
             _model_curve(row)
             await visit.part(
@@ -103,7 +107,7 @@ def _metrics(row: ModelRow) -> dict[str, Any]:
     ]
     figures = sorted({f for n in named for f in metrics[n]})
     return {
-        "row": row, "named": named, "figures": figures, "gates": metrics.get("gates", []),
+        "row": row, "named": named, "figures": figures,
         "bytes": metrics.get("bytes"), "latency_us": metrics.get("latency_us") or {},
         "agreement": metrics.get("agreement"),
     }  # fmt: skip

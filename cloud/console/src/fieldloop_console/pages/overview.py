@@ -8,7 +8,7 @@ from nicegui import ui
 
 from fieldloop_console.console import Console
 from fieldloop_console.pages.plots import RATE_HEIGHT, rate_options
-from fieldloop_console.pages.shell import crowded, frame, page_main, visit_of
+from fieldloop_console.pages.shell import crowded, frame, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store.rollouts import list_rollouts
 from fieldloop_store.runs import list_runs
@@ -18,7 +18,7 @@ from fieldloop_store.views import events_page
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/")
+    @page("/")
     async def start(request: Request) -> Response | None:
         fleets = console.pulse.fleets()
         if fleets:
@@ -30,7 +30,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}")
+    @page("/f/{fleet}")
     async def overview(request: Request, fleet: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

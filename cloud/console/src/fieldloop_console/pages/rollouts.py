@@ -13,7 +13,7 @@ from nicegui import ui
 from fieldloop_console.console import Console
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask
-from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, message, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_store import registry
 from fieldloop_store.alarms import list_alarms
@@ -28,7 +28,7 @@ ALARMING_SHOWN = 10
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/f/{fleet}/rollouts")
+    @page("/f/{fleet}/rollouts")
     async def rollouts(request: Request, fleet: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full
@@ -40,7 +40,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/rollouts/{rollout}")
+    @page("/f/{fleet}/rollouts/{rollout}")
     async def rollout_page(request: Request, fleet: str, rollout: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full

@@ -30,6 +30,7 @@ THEMES = {"light": False, "dark": True}
 _HEAD = (
     '<link rel="stylesheet" href="/static/console.css"><script src="/static/console.js"></script>'
 )
+PAGE_S_MAX = 30.0
 Draw = Callable[[], str]
 Do = Callable[[Actor, dict[str, str]], Awaitable[None] | None]
 NAV = (
@@ -42,6 +43,11 @@ NAV = (
     ("/rollouts", "rollouts", "Rollouts"),
     ("/fleet", "fleet", "Fleet"),
 )
+
+
+def page(path: str) -> ui.page:
+    """A page at a path. One that is slow on a busy machine comes late rather than as an error."""
+    return ui.page(path, response_timeout=PAGE_S_MAX)
 
 
 class Gone(Exception):

@@ -14,7 +14,7 @@ from fieldloop_console.console import Console
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask_text
 from fieldloop_console.pages.plots import signal_options
-from fieldloop_console.pages.shell import Visit, crowded, frame, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_console.span import Span, read_span
 from fieldloop_console.waveform import Picture, Wanted
@@ -36,7 +36,7 @@ _BRUSH = {
 def register(console: Console) -> None:
     """Add the page."""
 
-    @ui.page("/f/{fleet}/data")
+    @page("/f/{fleet}/data")
     async def data(
         request: Request, fleet: str, device: str = "", stream: str = "", t0: str = "",
         t1: str = "", chosen: str = "", books: str = "",

@@ -14,7 +14,7 @@ from fieldloop_console.forms import fields_of, read_form
 from fieldloop_console.identity import Actor
 from fieldloop_console.pages.dialogs import ask
 from fieldloop_console.pages.plots import Options, curve_options
-from fieldloop_console.pages.shell import Visit, crowded, frame, message, page_main, visit_of
+from fieldloop_console.pages.shell import Visit, crowded, frame, message, page, page_main, visit_of
 from fieldloop_console.rendering import render
 from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.ids import check_id
@@ -37,7 +37,7 @@ _SETTING = "setting."
 def register(console: Console) -> None:
     """Add the pages."""
 
-    @ui.page("/f/{fleet}/training")
+    @page("/f/{fleet}/training")
     async def training(request: Request, fleet: str, compare: str = "") -> Response | None:
         if (full := crowded(console)) is not None:
             return full
@@ -57,7 +57,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/training/new")
+    @page("/f/{fleet}/training/new")
     async def new_page(request: Request, fleet: str, recipe: str = "") -> Response | None:
         if (full := crowded(console)) is not None:
             return full
@@ -68,7 +68,7 @@ def register(console: Console) -> None:
         visit.live()
         return None
 
-    @ui.page("/f/{fleet}/training/{run}")
+    @page("/f/{fleet}/training/{run}")
     async def run_page(request: Request, fleet: str, run: str) -> Response | None:
         if (full := crowded(console)) is not None:
             return full
