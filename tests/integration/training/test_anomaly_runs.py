@@ -130,7 +130,9 @@ def test_an_anomaly_model_is_trained_on_healthy_days_and_judged_on_faults(tmp_pa
     row = runs.find_run(field.store, ahead)
     assert row is not None
     gates = {g["name"]: g for g in (row.verdict or {})["gates"]}
-    assert gates["forecast"]["outcome"] == "passed", row.verdict
+    # Two recordings are too few to pass, whatever they say.
+    assert gates["forecast"]["outcome"] == "insufficient evidence", row.verdict
+    assert "persistence by +" in gates["forecast"]["words"]
     assert gates["forecast int8"]["outcome"] == "passed", row.verdict
     assert "learned" in gates
     field.store.close()
