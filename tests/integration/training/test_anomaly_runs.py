@@ -86,7 +86,7 @@ def enqueue(
     )  # fmt: skip
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_000)
 def test_an_anomaly_model_is_trained_on_healthy_days_and_judged_on_faults(tmp_path: Path):
     field = Field.at(tmp_path)
     machines(field, days=5)
