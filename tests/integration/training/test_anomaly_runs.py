@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from fieldloop_contract.errors import RejectedInput
+from fieldloop_contract.manifest import RunningWhen
 from fieldloop_store import registry, runqueue, runs
 from fieldloop_store.engine import Store
-from fieldloop_training import healthy
+from fieldloop_training import datasets, healthy
 from fieldloop_training.options import RunOptions
 from support.training import FLEET, RATE_HZ, Field
 
@@ -34,13 +35,21 @@ def pump(seconds: float, rng: np.random.Generator, fault: float = 0.0) -> NDArra
     return np.stack([speed, inlet, outlet], axis=1).astype(np.float32)
 
 
+RUNNING = {"channels": ["ax"], "feature": "deviation", "above": 0.4}
+
+
 def machines(field: Field, days: int) -> None:
-    """Two pumps, a minute a day, each day confirmed; one has a fault on a day of its own."""
+    """Two pumps, a minute a day, each day confirmed; one has a fault on a day of its own.
+
+    For the last of each minute a pump stands still, with what noise its sensors have.
+    """
     for k in range(2):
         rng = np.random.default_rng(k)
         field.announce(f"pump-{k}")
         for _ in range(days):
-            span = field.record(f"pump-{k}", pump(40, rng), pause_s=DAY_S)
+            still = rng.normal(0, 0.02, (round(5 * RATE_HZ), 3)).astype(np.float32)
+            whole = np.concatenate([pump(40, rng), still])
+            span = field.record(f"pump-{k}", whole, pause_s=DAY_S)
             field.annotate(f"pump-{k}", span, "healthy")
     span = field.record("pump-0", pump(20, np.random.default_rng(9), 3.0), pause_s=DAY_S)
     field.annotate("pump-0", span, "blocked outlet")
@@ -67,14 +76,17 @@ def carry(folder: Path, run: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def enqueue(store: Store, **options: Any) -> str:
+def enqueue(
+    store: Store, recipe: str = "autoencoder", settings: dict[str, Any] = RECIPE, **options: Any
+) -> str:
     return runqueue.enqueue(
-        store, fleet=FLEET, model="pumps", recipe="autoencoder", settings=RECIPE,
-        options={"stream": "imu", **options}, trigger={"kind": "hand"}, now_ns=time.time_ns(),
+        store, fleet=FLEET, model="pumps", recipe=recipe, settings=settings,
+        options={"stream": "imu", "running_when": RUNNING, **options}, trigger={"kind": "hand"},
+        now_ns=time.time_ns(),
     )  # fmt: skip
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_000)
 def test_an_anomaly_model_is_trained_on_healthy_days_and_judged_on_faults(tmp_path: Path):
     field = Field.at(tmp_path)
     machines(field, days=5)
@@ -94,18 +106,35 @@ def test_an_anomaly_model_is_trained_on_healthy_days_and_judged_on_faults(tmp_pa
     manifest, _ = registry.load_bundle(field.store, model.digest)
     assert manifest.task == "anomaly"
     assert manifest.outputs[0].threshold is not None
+    assert manifest.calibration is not None
+    assert manifest.running_when == RunningWhen.model_validate(RUNNING)
     assert "Threshold" in manifest.lineage.model_card
     dataset = registry.find_dataset(field.store, str(row.dataset))
     assert dataset is not None
     assert dataset.summary["windows_by_label"]["blocked outlet"] > 0
     uses = dataset.summary["windows_by_use"]
     assert min(uses["fit"], uses["calibration"], uses["held"]) > 0
+    running = datasets.read(Path(dataset.path)).samples[..., 0].std(axis=1) > 0.4
+    assert running.all(), "idle windows teach and prove nothing"
     # the same windows never train again by themselves
     again = enqueue(field.store, false_alarms_max=0.05)
     carry(tmp_path, again)
     row = runs.find_run(field.store, again)
     assert row is not None
     assert row.state == "skipped", row.verdict
+    # A forecaster of the same machines is judged by its errors as well.
+    ahead = enqueue(
+        field.store, "forecaster", {**RECIPE, "horizon_samples": 8}, false_alarms_max=0.05
+    )
+    carry(tmp_path, ahead)
+    row = runs.find_run(field.store, ahead)
+    assert row is not None
+    gates = {g["name"]: g for g in (row.verdict or {})["gates"]}
+    # Two recordings are too few to pass, whatever they say.
+    assert gates["forecast"]["outcome"] == "insufficient evidence", row.verdict
+    assert "persistence by +" in gates["forecast"]["words"]
+    assert gates["forecast int8"]["outcome"] == "passed", row.verdict
+    assert "learned" in gates
     field.store.close()
 
 

@@ -153,6 +153,10 @@ def test_the_loop_from_labels_to_a_second_and_better_version(
     assert "champion" in second.verdict["metrics"]
     manifest_2, _ = registry.load_bundle(field.store, second.verdict["digest"])
     assert manifest_2.lineage.parent == manifest.ref()
+    # what a rollout judges its shadow by
+    recent = manifest_2.lineage.metrics["recent"]
+    assert 0 <= recent["disagreement"] <= 1
+    assert recent["windows"] > 0
     first_parts = registry.find_dataset(field.store, str(run.dataset))
     second_parts = registry.find_dataset(field.store, str(second.dataset))
     assert first_parts is not None
