@@ -18,12 +18,13 @@ TFLITE := .venv-tflite
 TFLITE_TESTS := tests/unit/scoring/test_golden.py tests/integration/scoring tests/integration/inference tests/crash/inference --ignore=tests/integration/inference/test_signed_install.py --ignore=tests/crash/inference/test_update_lock.py
 RUNS ?= 1000
 ROWS ?= 1000000
+ROWS_WAITING ?= 100000
 export UV_PYTHON_DOWNLOADS = never
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm simulate clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock upgrade-day system bench torture storm simulate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -114,6 +115,14 @@ format: $(VENV)/.ready
 
 lock: $(UV)
 	@$(PYTHON) tools/lock.py --uv $(UV)
+
+# From the previous release to this one and back, with ROWS_WAITING rows in the log (some minutes).
+upgrade-day: $(VENV)/.ready
+	@LONG_TESTS=1 FIELDLOOP_ROWS=$(ROWS_WAITING) $(RUN)/pytest -q -s tests/compatibility/test_upgrade_day.py $(ARGS)
+
+# The images and the whole compose system, with containers killed at random; needs a docker engine.
+system: $(VENV)/.ready
+	@$(RUN)/pytest -q -s tests/system/test_images.py tests/system/test_compose.py $(ARGS)
 
 bench: $(VENV)/.ready
 	@$(RUN)/python -m benchmarks $(ARGS)
