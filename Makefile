@@ -22,12 +22,13 @@ TFLITE_TESTS := tests/unit/scoring/test_golden.py tests/integration/scoring test
 RUNS ?= 1000
 ROWS ?= 1000000
 SEEDS ?= 10
+ROWS_WAITING ?= 100000
 export UV_PYTHON_DOWNLOADS = never
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate fleet clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate fleet upgrade-day system clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -118,6 +119,14 @@ format: $(VENV)/.ready
 
 lock: $(UV)
 	@$(PYTHON) tools/lock.py --uv $(UV)
+
+# From the previous release to this one and back, with ROWS_WAITING rows in the log (some minutes).
+upgrade-day: $(VENV)/.ready
+	@LONG_TESTS=1 FIELDLOOP_ROWS=$(ROWS_WAITING) $(RUN)/pytest -q -s tests/compatibility/test_upgrade_day.py $(ARGS)
+
+# The images and the whole compose system, with containers killed at random; needs a docker engine.
+system: $(VENV)/.ready
+	@$(RUN)/pytest -q -s tests/system/test_images.py tests/system/test_compose.py $(ARGS)
 
 bench: $(VENV)/.ready
 	@$(RUN)/python -m benchmarks $(ARGS)

@@ -31,7 +31,7 @@ DEVICES = ("wearer-1", "wearer-2")
 KILL_EVERY_S = 6.0
 KILLS_MIN = 15
 SEED = int(os.environ.get("FIELDLOOP_SEED", "0")) or random.randrange(1, 1 << 30)
-CLOUD_SERVICES = ("broker", "database", "delivery", "identity", "machines", "telemetry")
+CLOUD_SERVICES = ("broker", "console", "database", "delivery", "identity", "machines", "telemetry")
 DEVICE_SERVICES = ("agent", "ingestion", "inference", "local-broker")
 
 pytestmark = pytest.mark.timeout(3_000)
@@ -117,11 +117,21 @@ def test_the_loop_closes_in_containers_that_are_killed_at_random(stack: Stack) -
     assert {(log["device"], log["service"]) for log in logs} >= {
         (device, service) for device in DEVICES for service in ("ingestion", "inference")
     }
+    digest = stack.push_profile(speed=50.0)
+    wait("a profile over the air", lambda: profile_applied(stack, digest) == set(DEVICES), 300)
+    keep_playing()
+    wait("books after it", lambda: settled(stack), 300)
     for device in DEVICES:
         findings = {f["what"]: f for f in stack.findings(device)}
         for what in ("clock", "identity", "tls", "access", "signed metadata", "disk"):
             assert findings[what]["fine"], findings[what]
     wait("health", lambda: not stack.unwell(), 240)
+
+
+def profile_applied(stack: Stack, digest: str) -> set[str]:
+    """Devices that say that they run on a profile for good."""
+    told = [e for e in stack.events() if e["type"] == "profile.applied"]
+    return {e["device"] for e in told if e["data"]["digest"] == digest}
 
 
 def settled(stack: Stack) -> bool:

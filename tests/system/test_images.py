@@ -15,7 +15,16 @@ from support.engine import NO_ENGINE, docker_answers
 sys.path.insert(0, str(TREE / "tools"))
 
 pytestmark = pytest.mark.timeout(3_000)
-SERVICES = ("ingestion", "inference", "agent", "telemetry", "delivery", "identity")
+SERVICES = (
+    "ingestion",
+    "inference",
+    "agent",
+    "telemetry",
+    "delivery",
+    "identity",
+    "machines",
+    "console",
+)
 _LOOK = """
 import importlib.metadata as m, json, os, pathlib, shutil
 where = "/opt/fieldloop/lib/python%d.%d/site-packages" % __import__("sys").version_info[:2]

@@ -8,6 +8,7 @@ into the store; nothing reaches around the services. One thread; needs docker wi
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -108,14 +109,25 @@ class Stack:
 
     def played(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Recordings that were replayed and stored: their span of time, by device and file."""
-        script = _EVENTS.replace("FLEET", FLEET)
-        lines = self.cloud("exec", "-T", "telemetry", "python", "-c", script).splitlines()
-        events = [json.loads(line) for line in lines]
         return {
             (event["device"], event["data"]["file"]): event["data"]
-            for event in events
+            for event in self.events()
             if event["type"] == "replay.finished"
         }
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event that is stored: device, type and data, oldest first."""
+        script = _EVENTS.replace("FLEET", FLEET)
+        lines = self.cloud("exec", "-T", "telemetry", "python", "-c", script).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def push_profile(self, speed: float) -> str:
+        """Have delivery order a profile with another speed of replay; returns its digest."""
+        text = json.dumps(_profile(speed))
+        new = self.folder / "config" / "profiles" / ".default.yaml.new"
+        new.write_text(text, "utf-8")
+        new.replace(new.with_name("default.yaml"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def label(self, played: dict[tuple[str, str], dict[str, Any]]) -> int:
         """Import the truth of recordings as labels; returns how many."""

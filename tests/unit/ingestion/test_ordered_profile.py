@@ -142,6 +142,13 @@ def test_a_proven_profile_that_this_release_does_not_understand_is_refused(devic
     assert profiles.told[0][0] == "profile.refused"
 
 
+def test_an_order_of_what_the_setting_says_already_begins_nothing_anew(device: Device) -> None:
+    profiles = device.begin()
+    device.order(TEXT.format(rate=10))
+    assert rate(profiles) == 10
+    assert (profiles.look(), profiles.digest, profiles.on_trial) == (False, None, False)
+
+
 @pytest.mark.parametrize("rubbish", [b"", b"{", b'{"starts": -1}', b"\xff\xff", b"[]"])
 def test_a_damaged_memory_leaves_the_profile_of_the_setting(device: Device, rubbish: bytes) -> None:
     (device.folder / "log.profile").write_bytes(rubbish)

@@ -110,7 +110,7 @@ class OrderedProfile:
         if text is None:
             return False
         digest = _digest(text)
-        if digest in (self.digest, self._memory.refused):
+        if digest in (self.digest, self._memory.refused) or self._is_what_runs(text):
             return False
         try:
             parse_profile(text, "ordered profile", self._fit)
@@ -125,6 +125,15 @@ class OrderedProfile:
         self._keep()
         self._journal.info("profile.taken", digest=digest)
         return True
+
+    def _is_what_runs(self, text: str) -> bool:
+        """Whether the setting's profile is in force and says the same, as after enrolment."""
+        if self._memory.text is not None:
+            return False
+        try:
+            return Path(self._base).read_text(encoding="utf-8") == text
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def _changed(self) -> str | None:
         """The ordered file's text, where it is another file than at the last look."""
