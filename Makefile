@@ -4,7 +4,8 @@
 #   make test                 the tests
 #   make test-tflite          those of models, slots and crashes on the other TFLite runtime
 #   make extras               the tests of MLflow and Ray, in an environment of their own
-#   make fleet               virtual devices against a broker of your own (ARGS="--fleet acme --host ...")
+#   make fleet                virtual devices against a broker of your own (ARGS="--fleet acme --host ...")
+#   make site                 the documentation as a website, in build/site
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm simulate fleet clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench torture storm simulate fleet site clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -128,6 +129,10 @@ storm: $(VENV)/.ready
 
 simulate: $(VENV)/.ready
 	@$(RUN)/python -u -m fieldloop_delivery simulate $(ARGS)
+
+# The notice about another generator's future is no finding about these pages.
+site: $(VENV)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
 
 fleet: $(VENV)/.ready
 	@$(RUN)/python -m fieldloop_simulator run $(ARGS)

@@ -109,7 +109,7 @@ class SimulatorSettings(Settings):
     )
     identity_dir: str = Field(
         default="",
-        description="folder of {device}/device.pem and {device}/device-key.pem; empty: none",
+        description="folder of {device}/cert.pem and {device}/key.pem; empty: none",
     )
     store_url: str = Field(
         default="",
