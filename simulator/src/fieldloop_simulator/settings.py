@@ -99,7 +99,8 @@ class SimulatorSettings(Settings):
     )
     seed: int = Field(default=1, description="of everything that is drawn")
     turn_s: PositiveSeconds = Field(
-        default=1.0, description="most seconds between two turns of a device's loops"
+        default=5.0,
+        description="most seconds between two turns of a device's loops; each may report",
     )
     folder: str = Field(
         default="", description="where logs and bundles live; empty: a new folder in memory"
