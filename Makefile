@@ -7,6 +7,7 @@
 #   make extras               the tests of MLflow and Ray, in an environment of their own
 #   make fleet                virtual devices against a broker of your own (ARGS="--fleet acme --host ...")
 #   make bench ARGS=console   the dashboard on ten thousand devices and ten million frames (5 GB, minutes)
+#   make site                 the documentation as a website, in build/site
 #   make check                lint, types, import rules, locks, generated documents
 
 SHELL := /bin/bash
@@ -28,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # uv brings its own certificates; behind a company's proxy the system's are the right ones.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 
-.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate fleet upgrade-day system clean
+.PHONY: help up down demo test test-tflite extras check lint types imports locks-fresh docs docs-fresh images-files images-fresh alone format lock bench pumps torture storm simulate fleet upgrade-day system site clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -143,6 +144,10 @@ storm: $(VENV)/.ready
 
 simulate: $(VENV)/.ready
 	@$(RUN)/python -u -m fieldloop_delivery simulate $(ARGS)
+
+# The notice about another generator's future is no finding about these pages.
+site: $(VENV)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
 
 fleet: $(VENV)/.ready
 	@$(RUN)/python -m fieldloop_simulator run $(ARGS)

@@ -4,7 +4,10 @@ contract/asyncapi.json         the wire, as AsyncAPI 3.0
 docs/reference/topics.md       topics, directions, and who may do what
 docs/reference/settings.md     every environment variable of every service
 docs/reference/states.md       the state machines, drawn from their transition tables
-docs/reference/errors.md       the tree of errors, exit codes
+docs/reference/errors.md       the tree of errors, their codes, exit codes
+docs/reference/cli.md          every command and option
+docs/reference/api.md          routes of the REST API
+docs/reference/metrics.md      Prometheus metrics
 firmware-config/profile.schema.json    device profiles, for editors
 firmware-config/board.schema.json      boards, for editors
 """
@@ -19,6 +22,8 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from reference import api_page, cli_page, error_codes, metrics_page
 
 from fieldloop_contract import asyncapi, errors
 from fieldloop_contract.topics import CHANNELS, ROOT, access_table
@@ -193,6 +198,9 @@ def errors_page() -> str:
     lines = [_NOTE + "# Errors and exit codes\n", tree, "\n## Exit codes\n"]
     lines += ["| status | name |", "|---|---|"]
     lines += [f"| {code.value} | {code.name.lower()} |" for code in ExitCode]
+    lines += ["\n## Codes\n", "What a log, an event or a problem of the API names.\n"]
+    lines += ["| code | raised by |", "|---|---|"]
+    lines += [f"| `{code}` | {packages} |" for code, packages in error_codes()]
     return "\n".join(lines) + "\n"
 
 
@@ -204,6 +212,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/states.md": states_page,
     "docs/reference/errors.md": errors_page,
+    "docs/reference/cli.md": lambda: _NOTE + cli_page(),
+    "docs/reference/api.md": lambda: _NOTE + api_page(),
+    "docs/reference/metrics.md": lambda: _NOTE + metrics_page(),
     "firmware-config/profile.schema.json": profile_schema,
     "firmware-config/board.schema.json": board_schema,
 }

@@ -237,8 +237,8 @@ class VirtualDevice:
         changes: dict[str, Any] = {"username": f"{settings.fleet}/{device}"}
         if settings.identity_dir:
             folder = os.path.join(settings.identity_dir, device)
-            changes["cert_file"] = os.path.join(folder, "device.pem")
-            changes["key_file"] = os.path.join(folder, "device-key.pem")
+            changes["cert_file"] = os.path.join(folder, "cert.pem")
+            changes["key_file"] = os.path.join(folder, "key.pem")
         return settings.mqtt.model_copy(update=changes)
 
     def _client_id(self, tail: str) -> str:

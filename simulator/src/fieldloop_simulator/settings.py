@@ -99,7 +99,8 @@ class SimulatorSettings(Settings):
     )
     seed: int = Field(default=1, description="of everything that is drawn")
     turn_s: PositiveSeconds = Field(
-        default=1.0, description="most seconds between two turns of a device's loops"
+        default=5.0,
+        description="most seconds between two turns of a device's loops; each may report",
     )
     folder: str = Field(
         default="", description="where logs and bundles live; empty: a new folder in memory"
@@ -109,7 +110,7 @@ class SimulatorSettings(Settings):
     )
     identity_dir: str = Field(
         default="",
-        description="folder of {device}/device.pem and {device}/device-key.pem; empty: none",
+        description="folder of {device}/cert.pem and {device}/key.pem; empty: none",
     )
     store_url: str = Field(
         default="",

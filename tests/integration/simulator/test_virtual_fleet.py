@@ -46,6 +46,7 @@ def simulate(
         [*arguments, "--report", str(report), *more],
         {
             "FIELDLOOP_JOIN_S": "1",
+            "FIELDLOOP_TURN_S": "0.5",
             "FIELDLOOP_SIGNAL_FRAME_S": "1",
             "FIELDLOOP_MQTT_RECONNECT_BASE_S": "0.1",
             "FIELDLOOP_MQTT_RECONNECT_CAP_S": "0.5",
