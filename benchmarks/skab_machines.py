@@ -1,7 +1,8 @@
 """SKAB's experiments as machines: commissioned, armed, and run, by alarm events instead of rows.
 
-Each experiment is a machine that joins a fleet: the model is trained on the first 400 rows of all
-*other* experiments, so it has never seen this one. The machine is commissioned on its own first 400
+Each experiment is a machine that joins a fleet: the experiments are dealt into four folds, and the
+model of each fold is trained on the first 400 rows of the experiments of the other three, so it has
+never seen this one. The machine is commissioned on its own first 400
 rows by the machines service's own judgement (`fieldloop_machines.commissioning`), with the alarm
 rule of the device (3 of 5 windows raise, 5 below clear) and a budget of one false alarm a day; what
 is refused is not armed and finds nothing. Then the rest runs through the device's alarms, causally.
@@ -35,16 +36,16 @@ from fieldloop_contract.manifest import AlarmRule, Channel
 from fieldloop_machines.commissioning import Assessment, Block, Plan, assess
 from fieldloop_scoring import alarms
 
-WORKERS = 2
-EPOCHS = 60
+WORKERS, FOLDS = 2, 4
+EPOCHS = 40
 RULE = AlarmRule(raise_count=3, raise_of=5, clear_count=5)
 BUDGET_PER_WEEK = 7.0
 DAY_S = 86_400.0
 
 
-def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
-    """One machine: the model of the others, its commissioning, its alarms."""
-    experiments, number, given = job
+def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One fold: the model of the others, and each machine's commissioning and alarms."""
+    experiments, fold, given = job
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     import tensorflow as tf  # noqa: PLC0415 - in a process of its own
 
@@ -62,7 +63,7 @@ def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
     channels = [Channel(name=n, unit=u) for n, u in CHANNELS.items()]
     spec = plain_input("rig", channels, given["rate_hz"], recipe.window_plan())
     parts, of, place = [], [], []
-    for index, other in enumerate(e for i, e in enumerate(experiments) if i != number):
+    for index, other in enumerate(e for i, e in enumerate(experiments) if i % FOLDS != fold):
         windows = [w for row, w in windows_by_row(spec, frames(other)[:rows])]
         parts += [w.samples for w in windows]
         of += [index] * len(windows)
@@ -81,13 +82,14 @@ def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
         unseen=settings.get("unscored", []),
     )  # fmt: skip
     judge = scorer(spec, trained, model)
-    mine = experiments[number]
-    cut = windows_by_row(spec, frames(mine))
-    scores = np.full(len(mine.values), np.nan)
-    for row, window in cut:
-        scored = judge.score(window.samples)
-        scores[row] = np.nan if scored.score is None else scored.score
-    return {"name": mine.name, **judged(mine, scores, rows)}
+    found = []
+    for mine in experiments[fold::FOLDS]:
+        scores = np.full(len(mine.values), np.nan)
+        for row, window in windows_by_row(spec, frames(mine)):
+            scored = judge.score(window.samples)
+            scores[row] = np.nan if scored.score is None else scored.score
+        found.append({"name": mine.name, **judged(mine, scores, rows)})
+    return found
 
 
 def judged(mine: Experiment, scores: NDArray[np.float64], rows: int) -> dict[str, Any]:
@@ -152,11 +154,12 @@ def measure(*, quick: bool, data: Path | None = None) -> list[Any]:
     given = json.loads(Path(__file__).with_name("skab.json").read_text(encoding="utf-8"))
     experiments = load(data)[: 4 if quick else None]
     rows = int(given["train_rows"])
-    anomalous = [e.anomalous[rows:] for e in experiments]
-    jobs = [(experiments, number, given) for number in range(len(experiments))]
+    jobs = [(experiments, fold, given) for fold in range(min(FOLDS, len(experiments)))]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
-        results = list(pool.map(run, jobs))
+        results = [result for fold in pool.map(run, jobs) for result in fold]
+    by_name = {e.name: e.anomalous[rows:] for e in experiments}
+    anomalous = [by_name[r["name"]] for r in results]
     codes = Counter(r["code"] for r in results)
     armed = [i for i, r in enumerate(results) if r["code"] == "ready"]
     table = []
