@@ -41,7 +41,14 @@ class InstantTrial:
     """A trial in this very process, for tests that are about something else."""
 
     def __init__(
-        self, manifest: Manifest, folder: str, *, runtime: str, threads: int, now_s: float
+        self,
+        manifest: Manifest,
+        folder: str,
+        *,
+        runtime: str,
+        threads: int,
+        delegate: str,
+        now_s: float,
     ) -> None:
         files = {name: (Path(folder) / name).read_bytes() for name in manifest.files}
         self._verdict = try_model(manifest, files, runtime, threads)

@@ -29,6 +29,7 @@ from support.device import Bench, Drip, InstantTrial, every_window, stored
 
 FRAMES = 50
 RUN_STEPS_MAX = 400
+LONG = bool(os.environ.get("LONG_TESTS"))
 LOG, SYNCED = "inference.sqlite", "synced"
 
 
@@ -201,6 +202,7 @@ def check(folder: Path, first: ModelRef, second: ModelRef, told: str) -> None:
     assert versions == sorted(versions), told
 
 
+@pytest.mark.timeout(6 * 3600 if LONG else 300)
 @pytest.mark.parametrize("power", [False, True], ids=["kill", "power cut"])
 def test_ending_at_every_step_of_an_install_twice_leaves_one_valid_model(
     prepared: tuple[Path, ModelRef, ModelRef], tmp_path: Path, power: bool
@@ -209,13 +211,12 @@ def test_ending_at_every_step_of_an_install_twice_leaves_one_valid_model(
     points = count_points(prepared, tmp_path / "whole")
     assert len(points) > 40
     rng = random.Random(len(points))
-    long = bool(os.environ.get("LONG_TESTS"))
     reached: set[str] = set()
     for at in range(1, len(points) + 1):
-        if not long and "append" in points[at - 1] and at % 3:
+        if not LONG and "append" in points[at - 1] and at % 3:
             continue  # of the many results, every third
         other = at if at % 2 else 1 + 7 * at % len(points)
-        seconds = range(1, len(points) + 1) if long else (other,)
+        seconds = range(1, len(points) + 1) if LONG else (other,)
         for again in seconds:
             folder = tmp_path / f"{at}-{again}"
             shutil.copytree(source, folder)

@@ -106,7 +106,7 @@ def derived(bench: Bench) -> None:
     """Turn until the candidate in shadow has done with the rows of the old record."""
     bench.until(Phase.SHADOW)
     for _ in range(2_000):
-        if bench.slot._shadow.deriving is None:
+        if bench.slot._candidate.shadow.deriving is None:
             return
         bench.turn()
     raise AssertionError("it derives for ever")
@@ -246,7 +246,7 @@ def test_a_kill_while_a_candidate_derives_begins_that_again(bench: Bench) -> Non
     second = bench.source.add(*watcher(2))
     bench.source.order(second)
     bench.until(Phase.SHADOW)
-    assert bench.slot._shadow.deriving is not None
+    assert bench.slot._candidate.shadow.deriving is not None
     bench.close(cleanly=False)
     bench.open()
     derived(bench)

@@ -401,6 +401,21 @@ def test_report_is_valid_and_tells_latency(bench: Bench) -> None:
     assert 0 < state.latency_us["p50"] <= state.latency_us["p99"]
 
 
+def test_a_candidate_is_tried_on_the_delegate_that_it_would_serve_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path).open(delegate="edgetpu")
+    try:
+        bench.put(frames(30))
+        bench.source.order(bench.source.add(*make_bundle()))
+        bench.until(Phase.REJECTED)
+        bench.idle()
+        (data,) = [e["data"] for e in bench.rows(Kind.EVENT) if e["type"] == "model.rejected"]
+        assert "edgetpu" in data["reason"]
+        assert "model.probation" not in bench.events()
+    finally:
+        bench.close()
+        bench.input.close()
+
+
 def test_bundle_type_is_the_one_of_update() -> None:
     """The source used here hands out what the real one does."""
     assert FolderSource.bundle.__annotations__["return"] == f"{Bundle.__name__} | None"

@@ -22,9 +22,17 @@ def test_services_of_a_device_are_bounded(store: Store) -> None:
     online = Status(state="online", session="s")
     ignored = [say(store, f"s{n}", online) for n in range(SERVICES_PER_DEVICE_MAX + 3)]
     assert sum(ignored) == 3
-    assert len(device_services(store, "demo")) == SERVICES_PER_DEVICE_MAX
+    assert len(list(device_services(store, "demo"))) == SERVICES_PER_DEVICE_MAX
     assert say(store, "s0", Status(state="offline", session="s")) == 0
-    assert device_services(store, "demo", service="s0")[0].state == "offline"
+    assert next(device_services(store, "demo", service="s0")).state == "offline"
+
+
+def test_services_of_a_large_fleet_are_all_read(store: Store) -> None:
+    online = Status(state="online", session="s")
+    items = [Presence("demo", f"d{n:03d}", "inference", online, 1) for n in range(25)]
+    store_intake(store, Intake(presence=items, received_ns=1))
+    found = [row.device for row in device_services(store, "demo", page_rows=10)]
+    assert found == [f"d{n:03d}" for n in range(25)]
 
 
 def test_epochs_of_a_service_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ def test_another_devices_topics_are_closed_and_its_acknowledgements_unheard(
     wait_until(lambda: count(store, "events") == 1 and count(store, "dead_letters") == 1)
     stored = list(frames_between(store, "demo", device="subject-1", stream="imu"))
     assert [row.frame.array()[0, 0] for row in stored] == [1.0]
-    assert device_services(store, "demo") == []
+    assert list(device_services(store, "demo")) == []
     assert count(store, "frames") == 1
     with store.read() as connection:
         who = connection.exec_driver_sql("SELECT device, code FROM dead_letters").all()

@@ -200,7 +200,7 @@ class Fleet:
             (m.name, m.version): ModelRef(name=m.name, version=m.version, digest=m.digest)
             for m in models
         }
-        services = device_services(self._store, self.fleet, service=self._service)
+        services = list(device_services(self._store, self.fleet, service=self._service))
         state = documents_state(self._store, self.fleet)
         if self._assigned is None or self._orders is None or state != self._written:
             self._written = state

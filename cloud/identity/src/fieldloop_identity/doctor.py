@@ -117,7 +117,7 @@ def look_at_devices(settings: IdentitySettings, store: Store, now: datetime) -> 
     fleet, now_ns = settings.fleet, to_ns(now)
     try:
         entries = list(books(store, fleet=fleet))
-        heard = device_services(store, fleet)
+        heard = list(device_services(store, fleet))
         with store.read() as connection:
             held = identities.list_certificates(connection, fleet=fleet)
         incidents = identities.list_incidents(store, fleet)

@@ -154,27 +154,31 @@ class EventRow:
 
 
 def device_services(
-    store: Store, fleet: str, *, device: str | None = None, service: str | None = None
-) -> list[ServiceRow]:
-    """All services of a fleet (at most 10,000), by device and service."""
+    store: Store,
+    fleet: str,
+    *,
+    device: str | None = None,
+    service: str | None = None,
+    page_rows: int = PAGE_ROWS,
+) -> Iterator[ServiceRow]:
+    """All services of a fleet, by device and service; read page by page."""
     s = services.c
     query = select(
         s.device, s.service, s.state, s.session, s.status, s.status_ns, s.reported, s.reported_ns
     ).where(*_equal(services, fleet=fleet, device=device, service=service))
-    with store.read() as connection:
-        rows = connection.execute(query.order_by(s.device, s.service).limit(ROWS_MAX)).all()
-    return [ServiceRow(*row) for row in rows]
+    for row in pages(store, query, (s.device, s.service), slice(0, 2), page_rows):
+        yield ServiceRow(*row)
 
 
 def fleets(store: Store) -> list[str]:
-    """Fleets of which any service was ever heard, at most 10,000."""
-    query = select(services.c.fleet).distinct().order_by(services.c.fleet).limit(ROWS_MAX)
+    """Fleets of which any service was ever heard."""
+    query = select(services.c.fleet).distinct().order_by(services.c.fleet)
     with store.read() as connection:
         return list(connection.execute(query).scalars())
 
 
 def streams(store: Store, fleet: str, *, device: str | None = None) -> list[StreamRow]:
-    """What frames there are, by log and stream (at most 10,000)."""
+    """What frames there are, by log and stream."""
     c = frames.c
     log = (c.fleet, c.device, c.service, c.epoch)
     query = (
@@ -192,7 +196,6 @@ def streams(store: Store, fleet: str, *, device: str | None = None) -> list[Stre
         .where(*_equal(frames, fleet=fleet, device=device))
         .group_by(*log, c.stream, c.channels, c.rate_hz)
         .order_by(c.device, c.service, func.min(c.received_ns), c.epoch, c.stream)
-        .limit(ROWS_MAX)
     )
     with store.read() as connection:
         return [StreamRow(LogKey(*r[:4]), *r[4:]) for r in connection.execute(query)]
@@ -295,7 +298,7 @@ def results_between(
 def result_counts(
     store: Store, fleet: str, *, device: str | None = None, received_after_ns: int | None = None
 ) -> list[ResultCount]:
-    """Counts of results by device, slot, role and model version (at most 10,000)."""
+    """Counts of results by device, slot, role and model version."""
     c = results.c
     group = (c.device, c.slot, c.role, c.model, c.version, c.model_digest)
     where = _equal(results, fleet=fleet, device=device)
@@ -314,7 +317,6 @@ def result_counts(
         .where(*where)
         .group_by(*group)
         .order_by(*group)
-        .limit(ROWS_MAX)
     )
     with store.read() as connection:
         return [ResultCount(*row) for row in connection.execute(query)]

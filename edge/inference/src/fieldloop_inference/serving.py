@@ -26,19 +26,16 @@ from fieldloop_contract.errors import (
 from fieldloop_contract.manifest import Manifest
 from fieldloop_contract.messages import ModelRef, SlotState
 from fieldloop_inference import slots
-from fieldloop_inference.budget import CpuBudget
-from fieldloop_inference.deriving import Deriving
+from fieldloop_inference.candidate import GONE, Candidate
 from fieldloop_inference.engine import Engine, row_head
-from fieldloop_inference.feed import Feed, streams_of, windowing
+from fieldloop_inference.feed import Feed, streams_of
 from fieldloop_inference.fitness import unfit
 from fieldloop_inference.monitor import Monitor, Notes
 from fieldloop_inference.persist import dump_position, dump_slot, load_position, load_slot
 from fieldloop_inference.reporting import slot_state
 from fieldloop_inference.sampling import Sampling
-from fieldloop_inference.shadowing import Shadowing
 from fieldloop_inference.slots import Phase, Slot
 from fieldloop_inference.tools import Tools
-from fieldloop_inference.trials import Trial
 from fieldloop_inference.watch import Watch
 from fieldloop_runtime.journal import Throttle
 from fieldloop_scoring.scorer import Scored
@@ -62,11 +59,8 @@ class Serving:
         self._tools = tools
         self._streams: dict[str, str] = {}
         self._engine: Engine | None = None
-        self._shadow: Shadowing | None = None
         self._spare: Engine | None = None
-        self._trial: Trial | None = None
-        self._figures: dict[str, float] = {}
-        self._beside: dict[str, int] = {}
+        self._candidate = Candidate(tools)
         self._keys: dict[str, str] = {}
         self._feed: Feed | None = None
         self._waiting: deque[Window] = deque()
@@ -110,9 +104,7 @@ class Serving:
 
     def stop(self) -> None:
         """End cleanly: the candidate is not to blame for this end of the process."""
-        if self._trial is not None:
-            self._trial.stop()
-            self._trial = None
+        self._candidate.stop()
         self._apply(slots.Stopped())
         self.stage(force=True)
 
@@ -144,33 +136,14 @@ class Serving:
 
     def poll(self, now_s: float) -> None:
         """Look after the trial and the download."""
-        if self._trial is not None:
-            verdict = self._trial.poll(now_s)
-            if verdict is not None:
-                self._trial = None
-                self._figures = verdict.figures
-                if verdict.passed:
-                    self._apply(self._passed())
-                elif verdict.fault:
-                    self._apply(slots.Fault(verdict.reason))
-                else:
-                    self._apply(slots.Unfit(verdict.reason))
+        if self._candidate.trial is not None:
+            ended = self._candidate.poll(now_s, self.slot.candidate, self._engine)
+            if ended is not None:
+                self._apply(ended)
         elif self.slot.phase is Phase.FETCHING and now_s >= self._refetch_s:
             if self._refetch_s and self.slot.candidate is not None:
                 self._tools.source.fetch(self.slot.candidate)
             self._refetch_s = now_s + REFETCH_S
-
-    def _passed(self) -> slots.Event:
-        ref = self.slot.candidate
-        bundle = self._tools.source.bundle(ref) if ref is not None else None
-        if bundle is None:
-            return slots.Unfit("its files are gone")
-        active = self._engine
-        comparable = active is not None and (
-            windowing(active.manifest.inputs) == windowing(bundle.manifest.inputs)
-        )
-        shadow_windows = self._tools.shadow_windows if comparable else 0
-        return slots.TrialPassed(shadow_windows, bundle.manifest.limits.probation_windows)
 
     # Deciding and doing.
 
@@ -191,8 +164,8 @@ class Serving:
                 followed = self._do(effect)
                 if followed is not None:
                     queue.append(followed)
-            if self.slot.phase is Phase.TRIAL and self._trial is None:
-                followed = self._begin_trial()
+            if self.slot.phase is Phase.TRIAL and self._candidate.trial is None:
+                followed = self._candidate.begin_trial(self.slot.candidate)
                 if followed is not None:
                     queue.append(followed)
             if self.slot.phase in slots.RESTING:
@@ -212,16 +185,13 @@ class Serving:
             self._tools.source.fetch(effect.ref)
         elif isinstance(effect, slots.Cancel):
             self._tools.source.cancel(effect.ref)
-            self._shadow = None
-            if self._trial is not None:
-                self._trial.stop()
-                self._trial = None
+            self._candidate.cancel()
         elif isinstance(effect, slots.Try):
             reason = self._unfit(effect.ref)
             return slots.Unfit(reason) if reason else slots.TrialBegun()
         elif isinstance(effect, slots.Shadow):
             try:
-                self._shadow = self._begin_shadow(self._load(effect.ref))
+                self._begin_shadow(self._load(effect.ref))
             except Isolate as error:
                 return slots.Fault(str(error))
         elif isinstance(effect, slots.Serve):
@@ -233,18 +203,19 @@ class Serving:
     def _load(self, ref: ModelRef) -> Engine:
         bundle = self._tools.source.bundle(ref)
         if bundle is None:
-            raise Isolate("its files are gone", code="bundle.absent")
+            raise Isolate(GONE, code="bundle.absent")
         tools = self._tools
         return Engine(bundle, runtime=tools.runtime, threads=tools.threads, delegate=tools.delegate)
 
     def _serve(self, ref: ModelRef | None) -> slots.Event | None:
         """Make `ref` the model of the next window. What was loaded already is not loaded again."""
-        beside = self._shadow.engine if self._shadow is not None else None
+        shadow = self._candidate.shadow
+        beside = shadow.engine if shadow is not None else None
         loaded = [self._engine, beside, self._spare]
         left = self._engine
         self._monitor.commissioning.kept = self.slot.digests()
         if ref is None:
-            self._engine = self._shadow = None
+            self._engine = self._candidate.shadow = None
             self._monitor.serve(None, None, self._stream())
             return None
         engine = next((e for e in loaded if e is not None and e.ref == ref), None)
@@ -255,7 +226,7 @@ class Serving:
                 self._engine = None
                 return slots.Unloadable(str(error))
         if engine is beside:
-            self._shadow = None
+            self._candidate.shadow = None
         elif engine is self._spare:
             engine.runner.reset()  # what it remembers is from before the last swap
         self._engine = engine
@@ -266,18 +237,16 @@ class Serving:
         self._monitor.serve(engine.manifest, ref, self._stream())
         return None
 
-    def _begin_shadow(self, engine: Engine) -> Shadowing:
-        """A candidate that is loaded, with what it has to learn before it is compared."""
-        tools, known = self._tools, self._monitor.commissioning
-        budget = CpuBudget(tools.shadow_cpu_percent / 100, time.monotonic())
-        rule, base, deriving = engine.manifest.calibration, known.record, None
-        if rule is not None and base is not None and not known.known(engine.ref, base.stream):
-            deriving = Deriving(tools.reader, engine, rule, self._streams, base)
-        return Shadowing(engine, budget, tools.threads, deriving)
+    def _begin_shadow(self, engine: Engine) -> None:
+        known = self._monitor.commissioning
+        base = known.record
+        own = base is not None and known.known(engine.ref, base.stream)
+        self._candidate.begin_shadow(engine, self._streams, base, own)
 
     def _derive(self) -> None:
         """Go on with the candidate's calibration; its record is stored before it may serve."""
-        done = self._shadow.derive() if self._shadow is not None else None
+        shadow = self._candidate.shadow
+        done = shadow.derive() if shadow is not None else None
         if done is None:
             return
         ref = self.slot.candidate
@@ -324,26 +293,8 @@ class Serving:
         """Why this candidate cannot run on this device's streams, or ""."""
         bundle = self._tools.source.bundle(ref)
         if bundle is None:
-            return "its files are gone"
+            return GONE
         return unfit(bundle.manifest, self._tools.reader, self._streams)
-
-    def _begin_trial(self) -> slots.Event | None:
-        ref = self.slot.candidate
-        bundle = self._tools.source.bundle(ref) if ref is not None else None
-        if bundle is None:
-            return slots.Unfit("its files are gone")
-        self._beside = {}
-        try:
-            self._trial = self._tools.begin_trial(
-                bundle.manifest,
-                str(bundle.dir),
-                runtime=self._tools.runtime,
-                threads=self._tools.threads,
-                now_s=time.monotonic(),
-            )
-        except OSError as error:
-            return slots.Unfit(f"the trial cannot be started: {error}")
-        return None
 
     def _report_event(self, report: slots.Report) -> None:
         data: dict[str, Any] = {"slot": self.name, "phase": self.slot.phase.value}
@@ -351,10 +302,7 @@ class Serving:
             data["model"] = report.ref.model_dump(include={"name", "version", "digest"})
         if report.reason:
             data["reason"] = report.reason
-        if report.type in ("model.probation", "model.rejected", "model.shadow") and self._figures:
-            data["figures"] = self._figures
-        if report.type in ("model.probation", "model.rejected") and self._beside:
-            data["shadow"] = self._beside
+        data |= self._candidate.told(report.type)
         self._tools.emit(report.type, self._stream(), data)
         self._tools.journal.info(report.type, **data)
 
@@ -482,25 +430,18 @@ class Serving:
             return
         if self.slot.phase is Phase.PROBATION:
             self._apply(slots.ServedWell())
-        elif self.slot.phase is Phase.SHADOW and self._shadow is not None:
-            self._score_beside(self._shadow, window, scored, notes)
+        elif self.slot.phase is Phase.SHADOW:
+            self._score_beside(window, scored, notes)
 
-    def _score_beside(
-        self, shadow: Shadowing, window: Window, scored: Scored, notes: Notes
-    ) -> None:
-        said = shadow.score(window)
-        if said is None:
+    def _score_beside(self, window: Window, scored: Scored, notes: Notes) -> None:
+        said, shadow = self._candidate.score(window), self._candidate.shadow
+        if said is None or shadow is None:
             return
         beside, beside_us = said
         own = Notes(running=notes.running, regime=notes.regime)
         row = shadow.engine.row(window, beside, beside_us, self._heads[1], own)
         self._tools.log.append(Entry(Kind.RESULT, self._stream(), window.t0_ns, row))
-        if beside.valid:
-            same = shadow.compare(scored, beside)
-            self._beside = {"scored": shadow.scored, "agreed": shadow.agreed, **shadow.figures()}
-            self._apply(slots.ShadowScored(same))
-        else:
-            self._apply(slots.Fault(shadow.engine.last_error or "output that is not finite"))
+        self._apply(self._candidate.compare(scored, beside))
 
     def _tell(self, seq: int) -> None:
         """Write the monitor's events, which are due after row `seq`."""
@@ -529,8 +470,8 @@ class Serving:
             latency_us = engine.latency_us()
         if feed is not None:
             counts.update(breaks=feed.breaks, rows=feed.rows_read)
-        if self._shadow is not None:
-            counts.update(self._shadow.figures())
+        if self._candidate.shadow is not None:
+            counts.update(self._candidate.shadow.figures())
         return slot_state(
             self.name,
             self.slot,
