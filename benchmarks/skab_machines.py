@@ -7,7 +7,8 @@ rows by the machines service's own judgement (`fieldloop_machines.commissioning`
 rule of the device (3 of 5 windows raise, 5 below clear) and a budget of one false alarm a day; what
 is refused is not armed and finds nothing. Six minutes hold too few peaks to tell such a threshold
 from, so each machine is commissioned a second time as one of a cohort: the peaks of the other
-experiments' first 400 rows help it, as they do in the service where the others are in force. Then the rest runs through the device's alarms, causally.
+experiments' first 400 rows help it, as they do in the service where the others are in force. Then
+the rest runs through the device's alarms, causally.
 
 An event is a run of anomalous rows; it is found by an alarm that stands within it and was raised no
 earlier than its first row, or still stands from before it began (which counts as a false event,
