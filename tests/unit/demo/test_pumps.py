@@ -104,6 +104,7 @@ def test_a_run_in_which_all_was_shown_has_succeeded() -> None:
     }  # fmt: skip
     assert found["named"] == {"load": "load", "sensor": "sensor"}
     assert found["false_alarms"] == 0
+    assert found["most_later_days"] == -0.5
     assert found["succeeded"]
 
 
@@ -112,7 +113,7 @@ def test_a_run_in_which_all_was_shown_has_succeeded() -> None:
     [
         {"raised": []},
         {"changes": []},
-        {"detections": [Detection(1, 2.0, 20.0, 0), Detection(2, 2.0, 20.1, 0)]},
+        {"detections": [Detection(1, 2.0, 20.0, 0), Detection(2, 2.0, 20.2, 0)]},
         {"detections": [Detection(1, 2.0, 20.0, 0), Detection(2, 2.0, None, 0)]},
         {"detections": [Detection(1, 2.0, None, 0)]},
     ],
