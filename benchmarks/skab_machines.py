@@ -1,10 +1,14 @@
 """SKAB's experiments as machines: commissioned, armed, and run, by alarm events instead of rows.
 
-Each experiment is a machine that joins a fleet: the model is trained on the first 400 rows of all
-*other* experiments, so it has never seen this one. The machine is commissioned on its own first 400
+Each experiment is a machine that joins a fleet: the experiments are dealt into four folds, and the
+model of each fold is trained on the first 400 rows of the experiments of the other three, so it has
+never seen this one. The machine is commissioned on its own first 400
 rows by the machines service's own judgement (`fieldloop_machines.commissioning`), with the alarm
 rule of the device (3 of 5 windows raise, 5 below clear) and a budget of one false alarm a day; what
-is refused is not armed and finds nothing. Then the rest runs through the device's alarms, causally.
+is refused is not armed and finds nothing. Six minutes hold too few peaks to tell such a threshold
+from, so each machine is commissioned a second time as one of a cohort: the peaks of the other
+experiments' first 400 rows help it, as they do in the service where the others are in force. Then
+the rest runs through the device's alarms, causally.
 
 An event is a run of anomalous rows; it is found by an alarm that stands within it and was raised no
 earlier than its first row, or still stands from before it began (which counts as a false event,
@@ -23,6 +27,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +37,21 @@ from numpy.typing import NDArray
 from benchmarks.skab import CHANNELS, Experiment, figures, frames, load, windows_by_row
 from fieldloop_contract.errors import FixConfiguration
 from fieldloop_contract.manifest import AlarmRule, Channel
-from fieldloop_machines.commissioning import Assessment, Block, Plan, assess
+from fieldloop_machines.commissioning import Assessment, Block, Peer, Plan, assess
+from fieldloop_machines.tail import HIGH_SHARE, SECONDS_PER_WEEK, peaks_of, rule_levels
 from fieldloop_scoring import alarms
+from fieldloop_scoring.calibrating import MAD_TO_DEVIATION
 
-WORKERS = 2
-EPOCHS = 60
+WORKERS, FOLDS = 2, 4
+EPOCHS = 40
 RULE = AlarmRule(raise_count=3, raise_of=5, clear_count=5)
 BUDGET_PER_WEEK = 7.0
 DAY_S = 86_400.0
 
 
-def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
-    """One machine: the model of the others, its commissioning, its alarms."""
-    experiments, number, given = job
+def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One fold: the model of the others, and the scores of each machine of its own."""
+    experiments, fold, given = job
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     import tensorflow as tf  # noqa: PLC0415 - in a process of its own
 
@@ -62,7 +69,7 @@ def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
     channels = [Channel(name=n, unit=u) for n, u in CHANNELS.items()]
     spec = plain_input("rig", channels, given["rate_hz"], recipe.window_plan())
     parts, of, place = [], [], []
-    for index, other in enumerate(e for i, e in enumerate(experiments) if i != number):
+    for index, other in enumerate(e for i, e in enumerate(experiments) if i % FOLDS != fold):
         windows = [w for row, w in windows_by_row(spec, frames(other)[:rows])]
         parts += [w.samples for w in windows]
         of += [index] * len(windows)
@@ -81,22 +88,25 @@ def run(job: tuple[list[Experiment], int, dict[str, Any]]) -> dict[str, Any]:
         unseen=settings.get("unscored", []),
     )  # fmt: skip
     judge = scorer(spec, trained, model)
-    mine = experiments[number]
-    cut = windows_by_row(spec, frames(mine))
-    scores = np.full(len(mine.values), np.nan)
-    for row, window in cut:
-        scored = judge.score(window.samples)
-        scores[row] = np.nan if scored.score is None else scored.score
-    return {"name": mine.name, **judged(mine, scores, rows)}
+    found = []
+    for mine in experiments[fold::FOLDS]:
+        scores = np.full(len(mine.values), np.nan)
+        for row, window in windows_by_row(spec, frames(mine)):
+            scored = judge.score(window.samples)
+            scores[row] = np.nan if scored.score is None else scored.score
+        found.append({"name": mine.name, "scores": scores})
+    return found
 
 
-def judged(mine: Experiment, scores: NDArray[np.float64], rows: int) -> dict[str, Any]:
+def judged(
+    mine: Experiment, scores: NDArray[np.float64], rows: int, peers: Sequence[Peer] = ()
+) -> dict[str, Any]:
     """Commission on the first `rows` rows and run the rest.
 
     Args:
         scores: float64[n], NaN where no window ends.
     """
-    found = commission(mine, scores, rows)
+    found = commission(mine, scores, rows, peers)
     threshold = np.inf if found.fitted is None else found.fitted.threshold
     standing = np.zeros(len(scores), np.bool_)
     raised = np.zeros(len(scores), np.bool_)
@@ -116,12 +126,27 @@ def judged(mine: Experiment, scores: NDArray[np.float64], rows: int) -> dict[str
     }  # fmt: skip
 
 
-def commission(mine: Experiment, scores: NDArray[np.float64], rows: int) -> Assessment:
+def commission(
+    mine: Experiment, scores: NDArray[np.float64], rows: int, peers: Sequence[Peer]
+) -> Assessment:
     """The machines service's judgement of the first rows."""
     usable = np.flatnonzero(np.isfinite(scores[:rows]))
     block = Block((mine.times_s[usable] * 1e9).astype(np.int64), scores[usable])
     hours = 0.8 * len(usable) / 3_600
-    return assess(block, Plan(hours, BUDGET_PER_WEEK, RULE, 1.0, 0.0, 1e9, far_is_meant=True))
+    plan = Plan(hours, BUDGET_PER_WEEK, RULE, 1.0, 0.0, 1e9, far_is_meant=True)
+    return assess(block, plan, peers)
+
+
+def peer_of(name: str, scores: NDArray[np.float64], rows: int) -> Peer:
+    """What a machine of the cohort showed in its first rows."""
+    healthy = scores[:rows][np.isfinite(scores[:rows])]
+    centre = float(np.median(healthy))
+    scale = MAD_TO_DEVIATION * float(np.median(np.abs(healthy - centre)))
+    levels = rule_levels((healthy - centre) / scale, RULE)
+    high = float(np.quantile(levels, HIGH_SHARE))
+    share = len(levels) / SECONDS_PER_WEEK
+    return Peer(name, centre, scale, peaks_of([levels], high=high, apart=RULE.raise_of,
+                                              week_share=share))  # fmt: skip
 
 
 def events(
@@ -152,32 +177,46 @@ def measure(*, quick: bool, data: Path | None = None) -> list[Any]:
     given = json.loads(Path(__file__).with_name("skab.json").read_text(encoding="utf-8"))
     experiments = load(data)[: 4 if quick else None]
     rows = int(given["train_rows"])
-    anomalous = [e.anomalous[rows:] for e in experiments]
-    jobs = [(experiments, number, given) for number in range(len(experiments))]
+    jobs = [(experiments, fold, given) for fold in range(min(FOLDS, len(experiments)))]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
-        results = list(pool.map(run, jobs))
-    codes = Counter(r["code"] for r in results)
+        results = [result for fold in pool.map(run, jobs) for result in fold]
+    scores = {r["name"]: r["scores"] for r in results}
+    peers = [peer_of(name, found, rows) for name, found in scores.items()]
+    table: list[Any] = []
+    words = []
+    for what, cohort in (("alone", False), ("with a cohort", True)):
+        run_on = [
+            judged(e, scores[e.name], rows, [p for p in peers if cohort and p.machine != e.name])
+            for e in experiments
+        ]
+        table += _rows(what, run_on, [e.anomalous[rows:] for e in experiments])
+        codes = Counter(r["code"] for r in run_on)
+        words.append(f"{what}: " + ", ".join(f"{c} {n}" for c, n in sorted(codes.items())))
+    table.append({**dict.fromkeys(table[0], ""), "what": "commissionings " + "; ".join(words)})
+    return table
+
+
+def _rows(
+    what: str, results: list[dict[str, Any]], anomalous: list[NDArray[np.bool_]]
+) -> list[dict[str, Any]]:
+    """Figures over all machines, and over those that were armed."""
     armed = [i for i, r in enumerate(results) if r["code"] == "ready"]
     table = []
-    for what, chosen in (("all machines", range(len(results))), ("armed machines", armed)):
-        some = [results[i] for i in chosen]
-        bad = [anomalous[i] for i in chosen]
+    for which, chosen in (("all", list(range(len(results)))), ("armed", armed)):
+        some, bad = [results[i] for i in chosen], [anomalous[i] for i in chosen]
         if not some:
             continue
         count, delays, false, days = events(some, bad)
-        for name in ("above", "standing"):
+        for name, rows in (("above", "over threshold"), ("standing", "in alarm")):
             f = figures([r[name] for r in some], bad)
             table.append({
-                "what": f"{what}, rows {'in alarm' if name == 'standing' else 'above threshold'}",
-                "machines": len(some), "events": count, "found": len(delays),
-                "delay, s": f"{np.median(delays):.0f}" if delays else "",
-                "false events": false, "normal days": f"{days:.4f}",
-                "false a day": f"{false / days:.1f}" if days else "",
+                "what": f"{what}, {which}, rows {rows}", "machines": len(some), "events": count,
+                "found": len(delays), "delay s": f"{np.median(delays):.0f}" if delays else "",
+                "false": false, "days": f"{days:.4f}",
+                "false/day": f"{false / days:.1f}" if days else "",
                 "F1": f"{f.f1:.3f}", "FAR %": f"{f.far:.1f}", "MAR %": f"{f.mar:.1f}",
             })  # fmt: skip
-    words = ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
-    table.append({**dict.fromkeys(table[0], ""), "what": f"commissionings: {words}"})
     return table
 
 

@@ -139,6 +139,32 @@ def test_a_long_span_is_sketched_at_once_and_exact_soon_after(site: Any, monkeyp
     assert found["frames"] == SPAN_S
 
 
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "commissioning.whom"),
+        ({"machine": "press", "cohort": "presses"}, "commissioning.whom"),
+        ({"cohort": "presses"}, "machine.cohort"),
+        ({"machine": "nobody"}, "machine.unassigned"),
+    ],
+)
+def test_a_commissioning_of_nobody_is_refused(site: Any, body: dict[str, str], code: str):
+    answer = site.client("operator").post(f"{BASE}/commissionings", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_a_commissioning_that_is_not_ready_is_not_armed(site: Any):
+    operator = site.client("operator")
+    (begun,) = operator.post(f"{BASE}/commissionings", json={"machine": "press"}).json()
+    path = f"{BASE}/commissionings/{begun['id']}"
+    answer = operator.post(path, json={"kind": "arm"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "commissioning.state")
+    assert operator.post(path, json={"kind": "end"}).json()["state"] == "ended"
+    listed = site.client("viewer").get(f"{BASE}/commissionings", params={"under_way": True})
+    assert listed.json() == []
+    assert site.client("viewer").get(f"{BASE}/calibrations").json() == []
+
+
 def test_bodies_have_a_bound(site: Any):
     answer = site.client("operator").post(f"{BASE}/labels", content=b"x" * (5 << 20))
     assert answer.status_code == 413

@@ -34,6 +34,7 @@ from fieldloop_machines.tail import (
     PEAKS_MIN,
     SECONDS_PER_WEEK,
     Peaks,
+    pace_s,
     peaks_of,
     pooled,
     return_level,
@@ -57,8 +58,6 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean, normal data: sqrt(pi / 2)."""
 COHORT_DISTANCE = 6.0
 COHORT_MIN = 4
-PAUSE_HOPS_MIN = 4.0
-"""Hops between most windows from which they are taken to be apart by plan."""
 HEADROOM = 1.02
 """The threshold stays this factor above the highest healthy level seen, whatever the tail says."""
 
@@ -169,7 +168,7 @@ def assess(block: Block, plan: Plan, peers: Sequence[Peer] = ()) -> Assessment:
         peers: machines of the same cohort under the same model, that are in service.
     """
     n = len(block.scores)
-    plan = replace(plan, hop_s=pace_s(block, plan.hop_s))
+    plan = replace(plan, hop_s=pace_s(block.t0_ns, plan.hop_s))
     waiting = _waiting(block, plan)
     if waiting is not None:
         return waiting
@@ -194,23 +193,6 @@ def assess(block: Block, plan: Plan, peers: Sequence[Peer] = ()) -> Assessment:
         )
         return _refused("drifting", words, stretches)
     return _fit(z_of_parts, times, plan, peers, stretches, tau)
-
-
-def pace_s(block: Block, hop_s: float) -> float:
-    """The time that a window stands for.
-
-    Of a stream that records a stretch now and then, one window's stretch stands for all the time
-    until the next. (Where a stretch holds several windows, they count for themselves only: the
-    threshold is then more careful than the budget asks for.)
-
-    >>> every_half_hour = np.arange(5) * 1_800 * 10**9
-    >>> pace_s(Block(every_half_hour, np.ones(5)), 0.32)
-    1800.0
-    """
-    if len(block.t0_ns) < 2:
-        return hop_s
-    step_s = float(np.median(np.diff(block.t0_ns))) / 1e9
-    return step_s if step_s > PAUSE_HOPS_MIN * hop_s else hop_s
 
 
 def _waiting(block: Block, plan: Plan) -> Assessment | None:

@@ -40,7 +40,9 @@ def looks_like(
         data: of the event `alarm.raised`.
     """
     slot, stream, t_ns = str(data["slot"]), str(data["stream"]), int(data["t_ns"])
-    records = [r for r in commissionings.in_force(store, fleet, device=device) if r.slot == slot]
+    # A record that is stale still judges: what it says is beside the machine that it was made of.
+    rows = commissionings.latest_armed(store, fleet)
+    records = [r for r in rows if (r.device, r.slot) == (device, slot)]
     manifest = find_manifest(store, str((data.get("model") or {}).get("digest", "")))
     if not records or manifest is None or len(manifest.inputs) != 1:
         return None

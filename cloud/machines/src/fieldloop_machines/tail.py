@@ -29,6 +29,8 @@ HIGH_SHARE = 0.9
 PRIOR_PEAKS = 10
 PEAKS_MIN = 8
 """Peaks, of the machine and the cohort's together, below which no level can be told."""
+PAUSE_HOPS_MIN = 4.0
+"""Hops between most windows from which they are taken to be apart by plan."""
 UPPER_Z = 1.2816
 """Standard normal quantile of the one-sided 90 % interval."""
 
@@ -68,6 +70,26 @@ def rule_levels(z: NDArray[np.float64], rule: AlarmRule) -> NDArray[np.float64]:
         return np.empty(0)
     recent = np.lib.stride_tricks.sliding_window_view(z, rule.raise_of)
     return np.sort(recent, axis=1)[:, rule.raise_of - rule.raise_count]
+
+
+def pace_s(t0_ns: NDArray[np.int64], hop_s: float) -> float:
+    """The time that a window stands for.
+
+    Of a stream that records a stretch now and then, one window's stretch stands for all the time
+    until the next. (Where a stretch holds several windows, they count for themselves only: the
+    threshold is then more careful than the budget asks for.)
+
+    Args:
+        t0_ns: int64[n], beginnings of windows, ascending.
+        hop_s: seconds from one window to the next where the stream records all the time.
+
+    >>> pace_s(np.arange(5) * 1_800 * 10**9, 0.32)
+    1800.0
+    """
+    if len(t0_ns) < 2:
+        return hop_s
+    step_s = float(np.median(np.diff(t0_ns))) / 1e9
+    return step_s if step_s > PAUSE_HOPS_MIN * hop_s else hop_s
 
 
 def peaks_of(

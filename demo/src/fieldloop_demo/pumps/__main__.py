@@ -53,10 +53,19 @@ def together(found: list[dict[str, Any]]) -> dict[str, Any]:
         "worst_machine_per_week": max(f["worst_machine_per_week"] for f in found),
         "load_named": sum(f["named"].get("load") == "load" for f in found),
         "sensor_named": sum(f["named"].get("sensor") == "sensor" for f in found),
-        "no_later_model_detects_later": sum(f["later_is_not_later"] for f in found),
+        "no_later_model_detects_later": sum(_in_step(f, 0.0) for f in found),
+        "no_later_model_detects_later_by_more_than_the_rule_looks_at": sum(
+            _in_step(f, report.SAME_DAYS) for f in found
+        ),
+        "most_later_days": [f["most_later_days"] for f in found],
         "balanced": sum(f["ledger"]["balanced"] for f in found),
         "succeeded": sum(f["succeeded"] for f in found),
     }
+
+
+def _in_step(found: dict[str, Any], days: float) -> bool:
+    later = found["most_later_days"]
+    return later is not None and later <= days
 
 
 def table(found: list[dict[str, Any]]) -> Table:

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,11 +115,18 @@ class TrialHere:
     """The trial's checks, in this process instead of a child's."""
 
     def __init__(
-        self, manifest: Manifest, folder: str, *, runtime: str, threads: int, now_s: float
+        self,
+        manifest: Manifest,
+        folder: str,
+        *,
+        runtime: str,
+        threads: int,
+        delegate: str,
+        now_s: float,
     ) -> None:
         del now_s
         files = {name: (Path(folder) / name).read_bytes() for name in manifest.files}
-        self._verdict = try_model(manifest, files, runtime, threads)
+        self._verdict = try_model(manifest, files, runtime, threads, delegate)
 
     def poll(self, now_s: float) -> Verdict:
         """It has ended."""
@@ -187,8 +193,7 @@ class PumpDevice:
 
     def _deriving(self) -> bool:
         slot = self.service.slots.get(SLOT)
-        shadow: Any = getattr(slot, "_shadow", None)
-        return shadow is not None and shadow.deriving is not None
+        return slot is not None and slot.deriving
 
     def ferry(self, store: Store, now_ns: int) -> int:
         """Send what waits, and the reports; how many rows."""

@@ -20,7 +20,7 @@ from fieldloop_store.engine import Store
 from fieldloop_training import marks, triggers
 
 MODEL, RECIPE = "pump-sound", "spectral_autoencoder"
-RETRAIN_DAYS = 10.0
+RETRAIN_DAYS = 14.0
 HOLD_BACK_DAYS = 14.0
 SETTINGS = {
     "window_samples": WINDOW, "hop_samples": WINDOW, "bands": 24, "hidden": 48, "latent": 6,

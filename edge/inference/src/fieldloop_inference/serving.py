@@ -467,6 +467,12 @@ class Serving:
 
     # Report.
 
+    @property
+    def deriving(self) -> bool:
+        """Whether a candidate is at work on its calibration, for which no new window is needed."""
+        shadow = self._candidate.shadow
+        return shadow is not None and shadow.deriving is not None
+
     def report(self) -> SlotState:
         """The slot as the cloud sees it."""
         engine, feed = self._engine, self._feed
