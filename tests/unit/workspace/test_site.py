@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,36 +118,3 @@ def test_every_command_that_a_page_shows_is_one_that_there_is():
                     assert word.split("=")[0] in options, f"{page.name}: {program} {words}"
             seen += 1
     assert seen > 40
-
-
-@pytest.mark.skipif(
-    not os.environ.get("LONG_TESTS"), reason="trains a model: LONG_TESTS=1 (about two minutes)"
-)
-@pytest.mark.timeout(900)
-def test_the_tutorial_can_be_followed_to_its_end(tmp_path: Path):
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin") is None:
-        pytest.skip("mosquitto is not installed")
-    text = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
-    assert len(blocks) >= 8
-    port = tool_port()
-    script = "\n".join(["set -euo pipefail", *blocks[1:]]).replace("18830", str(port))
-    script = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script
-    (tmp_path / "follow.sh").write_text(script, encoding="utf-8")
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("FIELDLOOP_")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", str(tmp_path / "follow.sh")], cwd=tmp_path, capture_output=True, text=True,
-        env={**environ, "PATH": path},
-        timeout=800, check=False,
-    )  # fmt: skip
-    logs = "\n".join(f"== {p.name}\n{p.read_text('utf-8')[-1500:]}" for p in tmp_path.glob("*.log"))
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:] + logs
-    assert "approved" in done.stdout
-    assert "model.activated" in (tmp_path / "inference.log").read_text("utf-8")
-
-
-def tool_port() -> int:
-    from support.broker import free_port  # noqa: PLC0415 - only here
-
-    return free_port()
