@@ -26,7 +26,7 @@ from fieldloop_store.schema import (
     services,
     stream_assignments,
 )
-from fieldloop_store.schema_machines import alarms
+from fieldloop_store.schema.machines_service import alarms
 from support.bundles import make_bundle
 
 FLEET = "big"

@@ -19,7 +19,7 @@ from fieldloop_machines.notices import Desk, Notice, Ringing
 from fieldloop_runtime.journal import Journal
 from fieldloop_store.alarms import put_state
 from fieldloop_store.engine import Store
-from fieldloop_store.schema_machines import machines_state, notices
+from fieldloop_store.schema.machines_service import machines_state, notices
 
 TRIES_MAX = 12
 RETRY_BASE_S = 5.0

@@ -25,8 +25,8 @@ from fieldloop_store.engine import Store, insert_into
 from fieldloop_store.labels import add_labels
 from fieldloop_store.lifecycle import Alarm, Phase
 from fieldloop_store.schema import machines, stream_assignments
-from fieldloop_store.schema_machines import alarm_history, machines_state
-from fieldloop_store.schema_machines import alarms as alarms_table
+from fieldloop_store.schema.machines_service import alarm_history, machines_state
+from fieldloop_store.schema.machines_service import alarms as alarms_table
 
 ROWS_MAX = 1_000
 LABELS_AT_ONCE = 100

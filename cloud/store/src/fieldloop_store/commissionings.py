@@ -21,8 +21,8 @@ from fieldloop_contract.errors import RejectedInput
 from fieldloop_contract.ids import check_id
 from fieldloop_store.auditing import checked_text, write_audit
 from fieldloop_store.engine import Store, insert_into
-from fieldloop_store.schema_machines import calibrations
-from fieldloop_store.schema_machines import commissionings as commissionings_table
+from fieldloop_store.schema.machines_service import calibrations
+from fieldloop_store.schema.machines_service import commissionings as commissionings_table
 
 ROWS_MAX = 10_000
 UNDER_WAY = ("waiting", "refused", "ready")

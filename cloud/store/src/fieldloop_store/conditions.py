@@ -15,7 +15,7 @@ from fieldloop_contract.calibration import parse_calibration
 from fieldloop_store.engine import Store
 from fieldloop_store.registry import find_manifest
 from fieldloop_store.schema import results
-from fieldloop_store.schema_machines import calibrations
+from fieldloop_store.schema.machines_service import calibrations
 
 SAMPLES_MAX = 4_000
 CALIBRATIONS_MAX = 50

@@ -18,7 +18,7 @@ from fieldloop_store.engine import Store
 from fieldloop_store.lifecycle import Phase
 from fieldloop_store.machines import COHORT, AssignmentRow
 from fieldloop_store.schema import machines, stream_assignments
-from fieldloop_store.schema_machines import alarms, calibrations, commissionings
+from fieldloop_store.schema.machines_service import alarms, calibrations, commissionings
 
 PAGE_MAX = 1_000
 COHORTS_MAX = 100
