@@ -24,6 +24,7 @@ OF_AN_EXTRA = (
     "fieldloop_ingestion.sources.modbus",
     "fieldloop_delivery.fleets.balena",
     "fieldloop_delivery.fleets.pine",
+    "fieldloop_store.evidence",
     "fieldloop_training.rays",
 )
 """Modules that an extra brings to life; whoever imports them says which one is missing."""
