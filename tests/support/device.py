@@ -79,6 +79,7 @@ class Bench:
     """One device. Close it, open it again, kill it."""
 
     reader_type: type[Reader] = Reader
+    boot = ""
 
     def __init__(self, folder: Path, *, begin_trial: Callable[..., Any] = Trial) -> None:
         self.folder = folder
@@ -104,7 +105,9 @@ class Bench:
             **changes,
         }
         settings = InferenceSettings.model_validate(values)
-        self.log = Log.open(settings.log, fleet=FLEET, device=DEVICE, service="inference")
+        self.log = Log.open(
+            settings.log, fleet=FLEET, device=DEVICE, service="inference", boot=self.boot
+        )
         self.reader = self.reader_type(settings.input_path)
         self.service = Inference(
             settings,

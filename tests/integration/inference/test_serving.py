@@ -342,6 +342,30 @@ def test_crash_loop_on_probation_brings_the_previous_model_back(bench: Bench) ->
     bench.until(Phase.SHADOW)
 
 
+def test_power_cuts_on_probation_leave_the_model_and_crashes_after_them_do_not(
+    bench: Bench,
+) -> None:
+    bench.put(frames(20))
+    first = bench.source.add(*make_bundle())
+    second = bench.source.add(*make_bundle("better", version=2))
+    bench.source.order(first)
+    bench.until(Phase.ACTIVE)
+    bench.source.order(second)
+    bench.until(Phase.SHADOW)
+    bench.put(frames(31)[20:])
+    bench.until(Phase.PROBATION)
+    for cut in range(4):
+        bench.close(cleanly=False)
+        bench.boot = f"{cut:032x}"
+        bench.open()
+        assert bench.slot.slot.phase is Phase.PROBATION
+    for _ in range(3):
+        bench.close(cleanly=False)
+        bench.open()
+    assert bench.slot.slot.phase is Phase.ROLLED_BACK
+    assert bench.slot.slot.active == first
+
+
 def test_switching_to_another_windowing_neither_loses_nor_repeats_samples(bench: Bench) -> None:
     bench.put(frames(40))
     first = bench.source.add(*make_bundle())

@@ -52,6 +52,7 @@ EVENTS: list[slots.Event] = [
     slots.ServedWell(),
     slots.Unloadable("gone"),
     slots.Restarted(),
+    slots.Restarted(rebooted=True),
     slots.Stopped(),
 ]
 
@@ -149,6 +150,22 @@ def test_a_model_that_takes_the_process_down_is_given_up_at_the_third_time() -> 
         assert phases == [phase, phase, end]
         assert B.digest in slot.blacklist
         assert slot.active == A
+
+
+def test_power_cuts_are_not_held_against_a_model_but_not_for_ever() -> None:
+    for phase, end in (
+        (Phase.PROBATION, Phase.ROLLED_BACK),
+        (Phase.SHADOW, Phase.REJECTED),
+        (Phase.TRIAL, Phase.REJECTED),
+    ):
+        slot, phases = example(phase), []
+        for _ in range(slots.REBOOTS_MAX + slots.STARTS_MAX):
+            slot, _ = step(slot, slots.Restarted(rebooted=True), 0)
+            slot, _ = step(slot, slots.TrialBegun(), 0)
+            phases.append(slot.phase)
+        assert phases == [phase] * (slots.REBOOTS_MAX + slots.STARTS_MAX - 1) + [end]
+        assert slot.active == A
+        assert slot.reboots == 0
 
 
 def test_a_clean_stop_is_no_crash() -> None:

@@ -124,6 +124,11 @@ class Log:
         return self._file.account.epoch
 
     @property
+    def boot(self) -> str:
+        """Id of the boot in which the log was opened, 32 hex digits."""
+        return self._file.boot
+
+    @property
     def durable_seq(self) -> int:
         """The durable watermark: what readers and uplink may see, and a power cut cannot take."""
         return self._file.account.durable_seq

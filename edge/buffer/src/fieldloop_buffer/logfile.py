@@ -85,7 +85,7 @@ class LogFile:
         self._journal = journal
         self._tell = tell
         self._own = own
-        self._boot = boot or boot_id()
+        self.boot = boot or boot_id()
         self._noise = Throttle(60)
         self._complaints = 0
         self._synchronous = ""
@@ -138,7 +138,7 @@ class LogFile:
     def _begin(self, *, replaced: bool) -> None:
         """Begin or resume an epoch, and remember which file on which machine this is."""
         identity = opening.Identity(
-            machine_fingerprint(), file_fingerprint(self.path), self._boot, self._settings.mode
+            machine_fingerprint(), file_fingerprint(self.path), self.boot, self._settings.mode
         )
         last, clean = opening.read_identity(self.db)
         reason = opening.new_epoch_reason(last, identity, clean=clean)

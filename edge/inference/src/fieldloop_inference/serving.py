@@ -99,8 +99,16 @@ class Serving:
         except (MalformedMessage, ValueError) as error:
             self._tools.journal.error("slot.state_lost", slot=self.name, error=str(error))
             self.slot = Slot()
-        self._apply(slots.Restarted())
+        self._apply(slots.Restarted(rebooted=self._rebooted()))
         self._show_alarm(self._tools.log.durable_seq)
+
+    def _rebooted(self) -> bool:
+        """Whether the machine has begun anew since this slot was last taken up."""
+        log = self._tools.log
+        before, now = log.state(self._key("boot")), log.boot
+        if before != now:
+            log.set_state(self._key("boot"), now)
+        return before is not None and before != now
 
     def stop(self) -> None:
         """End cleanly: the candidate is not to blame for this end of the process."""
@@ -157,7 +165,8 @@ class Serving:
             self.slot, effects = slots.step(before, queue.popleft(), self._tools.now_ns())
             if self.slot != before:
                 self._dirty = True
-            if self.slot.phase is not before.phase or self.slot.starts != before.starts:
+            begun = (self.slot.starts, self.slot.reboots) != (before.starts, before.reboots)
+            if self.slot.phase is not before.phase or begun:
                 self._refetch_s = 0.0
                 self._commit()
             for effect in effects:

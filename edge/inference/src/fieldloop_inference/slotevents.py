@@ -84,7 +84,13 @@ class Unloadable:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The process begins with this state, read from disk."""
+    """The process begins with this state, read from disk.
+
+    Attributes:
+        rebooted: the machine has begun anew since, as after a power cut.
+    """
+
+    rebooted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ The state is stored in the same transaction as the results of the windows it ser
 before the effects are carried out. So a kill at any moment is answered by `Restarted`, which begins
 the interrupted stage again. `starts` counts how often a candidate was begun within this process or
 its trial, without a clean stop in between: a model that takes the process down is given up at the
-third time.
+third time. A process that ended with its machine is most likely a power cut and counts for nothing,
+but only so many times: a model may take the machine down too.
 
 Every pair of phase and event has a row in `TRANSITIONS` or is illegal; an illegal event leaves the
 state unchanged and has no effects. Any thread may call `step`.
@@ -58,6 +59,8 @@ from fieldloop_inference.slotevents import (
 )
 
 STARTS_MAX: Final = 3
+REBOOTS_MAX: Final = 10
+"""Boots of the machine in one stage that are not held against the candidate."""
 BLACKLIST_MAX: Final = 100
 REASON_CHARACTERS_MAX: Final = 300
 
@@ -91,6 +94,7 @@ class Slot:
         candidate: the model that walks; in PROBATION it is `active` that is on probation.
         reason: why it is REJECTED or ROLLED_BACK.
         starts: unproven beginnings of the candidate's present stage.
+        reboots: those of them that were taken back since the machine had begun anew.
         scored: windows seen in SHADOW, or good ones in PROBATION.
         agreed: of the windows in SHADOW, those on which both models agreed.
         needed: windows that SHADOW or PROBATION asks for.
@@ -106,6 +110,7 @@ class Slot:
     candidate: ModelRef | None = None
     reason: str = ""
     starts: int = 0
+    reboots: int = 0
     scored: int = 0
     agreed: int = 0
     needed: int = 0
@@ -142,6 +147,7 @@ def _rest(slot: Slot, phase: Phase, reason: str = "", failed: ModelRef | None = 
         reason=reason[:REASON_CHARACTERS_MAX],
         failed=failed,
         starts=0,
+        reboots=0,
         scored=0,
         agreed=0,
         needed=0,
@@ -238,7 +244,7 @@ def _fall_back(slot: Slot, reason: str) -> Outcome:
     if slot.phase not in WALKING:
         return _rest(gone, Phase.ROLLED_BACK, reason, slot.active), []
     if slot.phase is Phase.SHADOW and gone.active is None and slot.candidate is not None:
-        again = replace(gone, phase=Phase.VERIFIED, starts=0, scored=0, agreed=0)
+        again = replace(gone, phase=Phase.VERIFIED, starts=0, reboots=0, scored=0, agreed=0)
         return again, [Cancel(slot.candidate), Try(slot.candidate)]
     return gone, []
 
@@ -276,7 +282,9 @@ def _trial_begun(slot: Slot, _event: TrialBegun) -> Outcome:
 
 
 def _trial_passed(slot: Slot, event: TrialPassed) -> Outcome:
-    slot = replace(slot, starts=1, scored=0, agreed=0, probation_windows=event.probation_windows)
+    slot = replace(
+        slot, starts=1, reboots=0, scored=0, agreed=0, probation_windows=event.probation_windows
+    )
     if slot.active is None or event.shadow_windows == 0:
         return _probation(slot)
     ref = slot.candidate
@@ -294,6 +302,7 @@ def _probation(slot: Slot) -> Outcome:
         previous=slot.active or slot.previous,
         candidate=None,
         starts=1,
+        reboots=0,
         scored=0,
         needed=slot.probation_windows,
     )
@@ -356,13 +365,22 @@ def _restarted_fetching(slot: Slot, _event: Restarted) -> Outcome:
     return slot, [Serve(slot.active), Fetch(slot.candidate)]
 
 
-def _restarted_trial(slot: Slot, _event: Restarted) -> Outcome:
+def _begun_again(slot: Slot, event: Restarted) -> Slot:
+    """With the start that ended with the machine taken back."""
+    if not event.rebooted or slot.reboots >= REBOOTS_MAX:
+        return slot
+    return replace(slot, starts=max(0, slot.starts - 1), reboots=slot.reboots + 1)
+
+
+def _restarted_trial(slot: Slot, event: Restarted) -> Outcome:
+    slot = _begun_again(slot, event)
     assert slot.candidate is not None
     after = replace(slot, phase=Phase.VERIFIED)
     return after, [Serve(slot.active), Try(slot.candidate)]
 
 
-def _restarted_shadow(slot: Slot, _event: Restarted) -> Outcome:
+def _restarted_shadow(slot: Slot, event: Restarted) -> Outcome:
+    slot = _begun_again(slot, event)
     if slot.starts >= STARTS_MAX:
         after, effects = _rejected(slot, Fault(f"the process ended {STARTS_MAX} times in SHADOW"))
         return after, [Serve(slot.active), *effects]
@@ -371,7 +389,8 @@ def _restarted_shadow(slot: Slot, _event: Restarted) -> Outcome:
     return after, [Serve(slot.active), Shadow(slot.candidate)]
 
 
-def _restarted_probation(slot: Slot, _event: Restarted) -> Outcome:
+def _restarted_probation(slot: Slot, event: Restarted) -> Outcome:
+    slot = _begun_again(slot, event)
     if slot.starts >= STARTS_MAX:
         reason = f"the process ended {STARTS_MAX} times in PROBATION"
         return _rolled_back(slot, Fault(reason))
