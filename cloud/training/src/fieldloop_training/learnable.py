@@ -51,14 +51,14 @@ class HoldBack:
     Attributes:
         period_ns: how old a window without a verdict has to be.
         before_ns, after_ns: how far around an alarm, drift or fault nothing is learnt: a fault
-            begins before it is seen, and a repair takes time.
+            begins before it is seen, and a repair takes time. Before a fault that somebody
+            confirmed it is `period_ns`, where that is longer.
         machine_max: windows of one machine at most.
     """
 
     period_ns: int = 14 * 24 * HOUR_NS
     before_ns: int = 24 * HOUR_NS
     after_ns: int = 24 * HOUR_NS
-    fault_before_ns: int = 14 * 24 * HOUR_NS
     machine_max: int = 20_000
 
 
@@ -118,7 +118,9 @@ def _why_not(
         elif touches:
             signs.add(span.sign)
         elif span.sign in ("alarm", "drift", "fault"):
-            before_ns = rule.fault_before_ns if span.sign == "fault" else rule.before_ns
+            before_ns = rule.before_ns
+            if span.sign == "fault":  # it grew for as long as is held back for fear of one
+                before_ns = max(before_ns, rule.period_ns)
             if span.t0_ns - before_ns < window.t1_ns and span.t1_ns + rule.after_ns > window.t0_ns:
                 signs.add("near")
     if "fault" in signs:
