@@ -188,7 +188,8 @@ def check_frames_fit_their_stream(world: World) -> None:
         run_until(world, source, store, 10)
     finally:
         source.close()
-    assert not store.letters
+    # A busy machine may miss a period, and then the source says so.
+    assert {code for code, _ in store.letters} <= {"source.late"}
     for frame in store.frames:
         check_against(frame, world.stream)
         assert frame.boot == BOOT
